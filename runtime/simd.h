@@ -1,0 +1,45 @@
+/* Vectors of float, double and their masks, for the one ISA that this file is compiled for.
+ *
+ * Exactly one of LOSSC_ISA_AVX512, LOSSC_ISA_AVX2, LOSSC_ISA_NEON, LOSSC_ISA_SCALAR is defined on the command line.
+ * X stands for f32 or f64, I for i32 or i64 (as wide as X); the same operations exist for every ISA:
+ *
+ *   vX_load_n(p, n), vX_store_n(p, v, n)  only the first n lanes, 0 <= n <= lanes: memory past them is never touched,
+ *                                         the other lanes of a load are 0; so for all the _n forms
+ *   vX_stream(p, v)                       past the caches, p aligned to the vector; then lossc_stream_fence()
+ *   vX_gather(p, idx)                     p[idx[lane]]: idx counts elements
+ *   vX_fma(a, b, c), vX_fnma(a, b, c)     a * b + c, c - a * b, rounded once
+ *   vX_min(a, b), vX_max(a, b)            a < b ? a : b, a > b ? a : b: b if either is NaN, b of two zeros
+ *   vX_lt le gt ge eq ne                  false for NaN, ne true
+ *   vX_round(v)                           to nearest, ties to even
+ *   vX_sum, vX_reduce_max, vX_reduce_min  a tree of halves: lane i meets lane i + lanes / 2, and so on
+ *   vX_to_int(v)                          C's cast; the smallest integer for NaN and what does not fit
+ *   vI_shr(v, n)                          fills with zeros; vI_add, sub, mul, shl wrap around
+ *   vX_bits, vX_from_bits                 the same bits as the other type
+ */
+#ifndef LOSSC_SIMD_H
+#define LOSSC_SIMD_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(LOSSC_ISA_AVX512)
+#include "simd_avx512.h"
+#elif defined(LOSSC_ISA_AVX2)
+#include "simd_avx2.h"
+#elif defined(LOSSC_ISA_NEON)
+#include "simd_neon.h"
+#elif defined(LOSSC_ISA_SCALAR)
+#include "simd_scalar.h"
+#else
+#error "define one of LOSSC_ISA_AVX512, LOSSC_ISA_AVX2, LOSSC_ISA_NEON, LOSSC_ISA_SCALAR"
+#endif
+
+#if defined(LOSSC_LANES_F32)
+_Static_assert(VF32_LANES == LOSSC_LANES_F32, "this file was generated for another vector length: compile it for its ISA");
+#endif
+
+#include "vmath.h"
+
+#endif

@@ -1,0 +1,233 @@
+/* AVX-512 F, BW, DQ and VL, as every such CPU since Skylake-X has them: 16 floats or 8 doubles, masks in k registers. */
+#ifndef LOSSC_SIMD_AVX512_H
+#define LOSSC_SIMD_AVX512_H
+
+#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
+#error "LOSSC_ISA_AVX512 needs -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma"
+#endif
+
+#include <immintrin.h>
+
+#define VF32_LANES 16
+#define VF64_LANES 8
+
+typedef __m512 vf32;
+typedef __m512i vi32;
+typedef __mmask16 mf32;
+typedef __m512d vf64;
+typedef __m512i vi64;
+typedef __mmask8 mf64;
+
+static inline void lossc_stream_fence(void) { _mm_sfence(); }
+
+/* ---- float ---- */
+
+static inline mf32 mf32_and(mf32 a, mf32 b) { return (mf32)(a & b); }
+static inline mf32 mf32_or(mf32 a, mf32 b) { return (mf32)(a | b); }
+static inline mf32 mf32_not(mf32 a) { return (mf32)~a; }
+static inline int mf32_any(mf32 a) { return a != 0; }
+static inline mf32 vf32_tail(int n) { return (mf32)((1u << n) - 1u); }
+
+static inline vf32 vf32_zero(void) { return _mm512_setzero_ps(); }
+static inline vf32 vf32_set1(float x) { return _mm512_set1_ps(x); }
+static inline vf32 vf32_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void vf32_store(float *p, vf32 v) { _mm512_storeu_ps(p, v); }
+static inline vf32 vf32_load_n(const float *p, int n) { return _mm512_maskz_loadu_ps(vf32_tail(n), p); }
+static inline void vf32_store_n(float *p, vf32 v, int n) { _mm512_mask_storeu_ps(p, vf32_tail(n), v); }
+static inline void vf32_stream(float *p, vf32 v) { _mm512_stream_ps(p, v); }
+static inline vf32 vf32_iota(void)
+{
+    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+static inline vf32 vf32_gather(const float *p, vi32 idx) { return _mm512_i32gather_ps(idx, p, 4); }
+static inline vf32 vf32_gather_n(const float *p, vi32 idx, int n)
+{
+    return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), vf32_tail(n), idx, p, 4);
+}
+
+static inline vf32 vf32_add(vf32 a, vf32 b) { return _mm512_add_ps(a, b); }
+static inline vf32 vf32_sub(vf32 a, vf32 b) { return _mm512_sub_ps(a, b); }
+static inline vf32 vf32_mul(vf32 a, vf32 b) { return _mm512_mul_ps(a, b); }
+static inline vf32 vf32_div(vf32 a, vf32 b) { return _mm512_div_ps(a, b); }
+static inline vf32 vf32_fma(vf32 a, vf32 b, vf32 c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf32 vf32_fnma(vf32 a, vf32 b, vf32 c) { return _mm512_fnmadd_ps(a, b, c); }
+static inline vf32 vf32_neg(vf32 a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
+static inline vf32 vf32_abs(vf32 a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+static inline vf32 vf32_sqrt(vf32 a) { return _mm512_sqrt_ps(a); }
+static inline vf32 vf32_min(vf32 a, vf32 b) { return _mm512_min_ps(a, b); }
+static inline vf32 vf32_max(vf32 a, vf32 b) { return _mm512_max_ps(a, b); }
+static inline vf32 vf32_floor(vf32 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+static inline vf32 vf32_trunc(vf32 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
+static inline vf32 vf32_round(vf32 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+static inline mf32 vf32_lt(vf32 a, vf32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+static inline mf32 vf32_le(vf32 a, vf32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
+static inline mf32 vf32_gt(vf32 a, vf32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+static inline mf32 vf32_ge(vf32 a, vf32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+static inline mf32 vf32_eq(vf32 a, vf32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+static inline mf32 vf32_ne(vf32 a, vf32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }
+static inline vf32 vf32_select(mf32 m, vf32 a, vf32 b) { return _mm512_mask_blend_ps(m, b, a); }
+
+static inline vi32 vf32_bits(vf32 v) { return _mm512_castps_si512(v); }
+static inline vf32 vf32_from_bits(vi32 v) { return _mm512_castsi512_ps(v); }
+static inline vi32 vf32_to_int(vf32 v) { return _mm512_cvttps_epi32(v); }
+static inline vf32 vi32_to_float(vi32 v) { return _mm512_cvtepi32_ps(v); }
+
+/* The three reductions share their tree; OP is the instruction's name. */
+#define LOSSC_REDUCE_PS(OP, v)                                                              \
+    const __m256 h8 = _mm256_##OP##_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); \
+    const __m128 h4 = _mm_##OP##_ps(_mm256_castps256_ps128(h8), _mm256_extractf128_ps(h8, 1));   \
+    const __m128 h2 = _mm_##OP##_ps(h4, _mm_movehl_ps(h4, h4));                                  \
+    return _mm_cvtss_f32(_mm_##OP##_ss(h2, _mm_movehdup_ps(h2)))
+static inline float vf32_sum(vf32 v) { LOSSC_REDUCE_PS(add, v); }
+static inline float vf32_reduce_max(vf32 v) { LOSSC_REDUCE_PS(max, v); }
+static inline float vf32_reduce_min(vf32 v) { LOSSC_REDUCE_PS(min, v); }
+#undef LOSSC_REDUCE_PS
+
+static inline vi32 vi32_set1(int32_t x) { return _mm512_set1_epi32(x); }
+static inline vi32 vi32_iota(void) { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+static inline vi32 vi32_load(const int32_t *p) { return _mm512_loadu_si512(p); }
+static inline void vi32_store(int32_t *p, vi32 v) { _mm512_storeu_si512(p, v); }
+static inline vi32 vi32_load_n(const int32_t *p, int n) { return _mm512_maskz_loadu_epi32(vf32_tail(n), p); }
+static inline void vi32_store_n(int32_t *p, vi32 v, int n) { _mm512_mask_storeu_epi32(p, vf32_tail(n), v); }
+static inline vi32 vi32_add(vi32 a, vi32 b) { return _mm512_add_epi32(a, b); }
+static inline vi32 vi32_sub(vi32 a, vi32 b) { return _mm512_sub_epi32(a, b); }
+static inline vi32 vi32_mul(vi32 a, vi32 b) { return _mm512_mullo_epi32(a, b); }
+static inline vi32 vi32_and(vi32 a, vi32 b) { return _mm512_and_si512(a, b); }
+static inline vi32 vi32_or(vi32 a, vi32 b) { return _mm512_or_si512(a, b); }
+static inline vi32 vi32_xor(vi32 a, vi32 b) { return _mm512_xor_si512(a, b); }
+static inline vi32 vi32_shl(vi32 v, int n) { return _mm512_sll_epi32(v, _mm_cvtsi32_si128(n)); }
+static inline vi32 vi32_shr(vi32 v, int n) { return _mm512_srl_epi32(v, _mm_cvtsi32_si128(n)); }
+static inline mf32 vi32_lt(vi32 a, vi32 b) { return _mm512_cmplt_epi32_mask(a, b); }
+static inline mf32 vi32_eq(vi32 a, vi32 b) { return _mm512_cmpeq_epi32_mask(a, b); }
+static inline vi32 vi32_select(mf32 m, vi32 a, vi32 b) { return _mm512_mask_blend_epi32(m, b, a); }
+
+/* The lanes' offsets in elements are 64 bits wide: any stride is right. */
+static inline __m512i vf32_offsets_low(ptrdiff_t stride)
+{
+    return _mm512_mullo_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7), _mm512_set1_epi64(stride));
+}
+static inline vf32 vf32_load_strided(const float *p, ptrdiff_t stride)
+{
+    const __m512i offsets = vf32_offsets_low(stride);
+    const __m256 low = _mm512_i64gather_ps(offsets, p, 4), high = _mm512_i64gather_ps(offsets, p + 8 * stride, 4);
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+static inline void vf32_store_strided(float *p, vf32 v, ptrdiff_t stride)
+{
+    const __m512i offsets = vf32_offsets_low(stride);
+    _mm512_i64scatter_ps(p, offsets, _mm512_castps512_ps256(v), 4);
+    _mm512_i64scatter_ps(p + 8 * stride, offsets, _mm512_extractf32x8_ps(v, 1), 4);
+}
+static inline vf32 vf32_load_strided_n(const float *p, ptrdiff_t stride, int n)
+{
+    const __m512i offsets = vf32_offsets_low(stride);
+    const __mmask16 m = vf32_tail(n);
+    const __m256 none = _mm256_setzero_ps();
+    const __m256 low = _mm512_mask_i64gather_ps(none, (__mmask8)m, offsets, p, 4);
+    const __m256 high = _mm512_mask_i64gather_ps(none, (__mmask8)(m >> 8), offsets, n > 8 ? p + 8 * stride : p, 4);
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+static inline void vf32_store_strided_n(float *p, vf32 v, ptrdiff_t stride, int n)
+{
+    const __m512i offsets = vf32_offsets_low(stride);
+    const __mmask16 m = vf32_tail(n);
+    _mm512_mask_i64scatter_ps(p, (__mmask8)m, offsets, _mm512_castps512_ps256(v), 4);
+    _mm512_mask_i64scatter_ps(n > 8 ? p + 8 * stride : p, (__mmask8)(m >> 8), offsets, _mm512_extractf32x8_ps(v, 1), 4);
+}
+
+/* ---- double ---- */
+
+static inline mf64 mf64_and(mf64 a, mf64 b) { return (mf64)(a & b); }
+static inline mf64 mf64_or(mf64 a, mf64 b) { return (mf64)(a | b); }
+static inline mf64 mf64_not(mf64 a) { return (mf64)~a; }
+static inline int mf64_any(mf64 a) { return a != 0; }
+static inline mf64 vf64_tail(int n) { return (mf64)((1u << n) - 1u); }
+
+static inline vf64 vf64_zero(void) { return _mm512_setzero_pd(); }
+static inline vf64 vf64_set1(double x) { return _mm512_set1_pd(x); }
+static inline vf64 vf64_load(const double *p) { return _mm512_loadu_pd(p); }
+static inline void vf64_store(double *p, vf64 v) { _mm512_storeu_pd(p, v); }
+static inline vf64 vf64_load_n(const double *p, int n) { return _mm512_maskz_loadu_pd(vf64_tail(n), p); }
+static inline void vf64_store_n(double *p, vf64 v, int n) { _mm512_mask_storeu_pd(p, vf64_tail(n), v); }
+static inline void vf64_stream(double *p, vf64 v) { _mm512_stream_pd(p, v); }
+static inline vf64 vf64_iota(void) { return _mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7); }
+
+static inline vf64 vf64_gather(const double *p, vi64 idx) { return _mm512_i64gather_pd(idx, p, 8); }
+static inline vf64 vf64_gather_n(const double *p, vi64 idx, int n)
+{
+    return _mm512_mask_i64gather_pd(_mm512_setzero_pd(), vf64_tail(n), idx, p, 8);
+}
+
+static inline vf64 vf64_add(vf64 a, vf64 b) { return _mm512_add_pd(a, b); }
+static inline vf64 vf64_sub(vf64 a, vf64 b) { return _mm512_sub_pd(a, b); }
+static inline vf64 vf64_mul(vf64 a, vf64 b) { return _mm512_mul_pd(a, b); }
+static inline vf64 vf64_div(vf64 a, vf64 b) { return _mm512_div_pd(a, b); }
+static inline vf64 vf64_fma(vf64 a, vf64 b, vf64 c) { return _mm512_fmadd_pd(a, b, c); }
+static inline vf64 vf64_fnma(vf64 a, vf64 b, vf64 c) { return _mm512_fnmadd_pd(a, b, c); }
+static inline vf64 vf64_neg(vf64 a) { return _mm512_xor_pd(a, _mm512_set1_pd(-0.0)); }
+static inline vf64 vf64_abs(vf64 a) { return _mm512_andnot_pd(_mm512_set1_pd(-0.0), a); }
+static inline vf64 vf64_sqrt(vf64 a) { return _mm512_sqrt_pd(a); }
+static inline vf64 vf64_min(vf64 a, vf64 b) { return _mm512_min_pd(a, b); }
+static inline vf64 vf64_max(vf64 a, vf64 b) { return _mm512_max_pd(a, b); }
+static inline vf64 vf64_floor(vf64 a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+static inline vf64 vf64_trunc(vf64 a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
+static inline vf64 vf64_round(vf64 a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+static inline mf64 vf64_lt(vf64 a, vf64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
+static inline mf64 vf64_le(vf64 a, vf64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_LE_OQ); }
+static inline mf64 vf64_gt(vf64 a, vf64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
+static inline mf64 vf64_ge(vf64 a, vf64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_GE_OQ); }
+static inline mf64 vf64_eq(vf64 a, vf64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+static inline mf64 vf64_ne(vf64 a, vf64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_NEQ_UQ); }
+static inline vf64 vf64_select(mf64 m, vf64 a, vf64 b) { return _mm512_mask_blend_pd(m, b, a); }
+
+static inline vi64 vf64_bits(vf64 v) { return _mm512_castpd_si512(v); }
+static inline vf64 vf64_from_bits(vi64 v) { return _mm512_castsi512_pd(v); }
+static inline vi64 vf64_to_int(vf64 v) { return _mm512_cvttpd_epi64(v); }
+static inline vf64 vi64_to_float(vi64 v) { return _mm512_cvtepi64_pd(v); }
+
+#define LOSSC_REDUCE_PD(OP, v)                                                                   \
+    const __m256d h4 = _mm256_##OP##_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1)); \
+    const __m128d h2 = _mm_##OP##_pd(_mm256_castpd256_pd128(h4), _mm256_extractf128_pd(h4, 1));   \
+    return _mm_cvtsd_f64(_mm_##OP##_sd(h2, _mm_unpackhi_pd(h2, h2)))
+static inline double vf64_sum(vf64 v) { LOSSC_REDUCE_PD(add, v); }
+static inline double vf64_reduce_max(vf64 v) { LOSSC_REDUCE_PD(max, v); }
+static inline double vf64_reduce_min(vf64 v) { LOSSC_REDUCE_PD(min, v); }
+#undef LOSSC_REDUCE_PD
+
+static inline vi64 vi64_set1(int64_t x) { return _mm512_set1_epi64(x); }
+static inline vi64 vi64_iota(void) { return _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7); }
+static inline vi64 vi64_load(const int64_t *p) { return _mm512_loadu_si512(p); }
+static inline void vi64_store(int64_t *p, vi64 v) { _mm512_storeu_si512(p, v); }
+static inline vi64 vi64_load_n(const int64_t *p, int n) { return _mm512_maskz_loadu_epi64(vf64_tail(n), p); }
+static inline void vi64_store_n(int64_t *p, vi64 v, int n) { _mm512_mask_storeu_epi64(p, vf64_tail(n), v); }
+static inline vi64 vi64_add(vi64 a, vi64 b) { return _mm512_add_epi64(a, b); }
+static inline vi64 vi64_sub(vi64 a, vi64 b) { return _mm512_sub_epi64(a, b); }
+static inline vi64 vi64_mul(vi64 a, vi64 b) { return _mm512_mullo_epi64(a, b); }
+static inline vi64 vi64_and(vi64 a, vi64 b) { return _mm512_and_si512(a, b); }
+static inline vi64 vi64_or(vi64 a, vi64 b) { return _mm512_or_si512(a, b); }
+static inline vi64 vi64_xor(vi64 a, vi64 b) { return _mm512_xor_si512(a, b); }
+static inline vi64 vi64_shl(vi64 v, int n) { return _mm512_sll_epi64(v, _mm_cvtsi32_si128(n)); }
+static inline vi64 vi64_shr(vi64 v, int n) { return _mm512_srl_epi64(v, _mm_cvtsi32_si128(n)); }
+static inline mf64 vi64_lt(vi64 a, vi64 b) { return _mm512_cmplt_epi64_mask(a, b); }
+static inline mf64 vi64_eq(vi64 a, vi64 b) { return _mm512_cmpeq_epi64_mask(a, b); }
+static inline vi64 vi64_select(mf64 m, vi64 a, vi64 b) { return _mm512_mask_blend_epi64(m, b, a); }
+
+static inline vi64 vf64_offsets(ptrdiff_t stride) { return vi64_mul(vi64_iota(), vi64_set1(stride)); }
+static inline vf64 vf64_load_strided(const double *p, ptrdiff_t stride) { return vf64_gather(p, vf64_offsets(stride)); }
+static inline void vf64_store_strided(double *p, vf64 v, ptrdiff_t stride)
+{
+    _mm512_i64scatter_pd(p, vf64_offsets(stride), v, 8);
+}
+static inline vf64 vf64_load_strided_n(const double *p, ptrdiff_t stride, int n)
+{
+    return vf64_gather_n(p, vf64_offsets(stride), n);
+}
+static inline void vf64_store_strided_n(double *p, vf64 v, ptrdiff_t stride, int n)
+{
+    _mm512_mask_i64scatter_pd(p, vf64_tail(n), vf64_offsets(stride), v, 8);
+}
+
+#endif
