@@ -37,7 +37,7 @@
 #endif
 
 #if defined(LOSSC_LANES_F32)
-_Static_assert(VF32_LANES == LOSSC_LANES_F32, "this file was generated for another vector length: compile it for its ISA");
+_Static_assert(VF32_LANES == LOSSC_LANES_F32, "generated for another vector length: compile it for its ISA");
 #endif
 
 #include "vmath.h"

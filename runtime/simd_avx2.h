@@ -220,7 +220,10 @@ static inline double vf64_reduce_min(vf64 v) { LOSSC_REDUCE_PD(min, v); }
 static inline vi64 vi64_set1(int64_t x) { return _mm256_set1_epi64x(x); }
 static inline vi64 vi64_load(const int64_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
 static inline void vi64_store(int64_t *p, vi64 v) { _mm256_storeu_si256((__m256i *)(void *)p, v); }
-static inline vi64 vi64_load_n(const int64_t *p, int n) { return _mm256_maskload_epi64((const long long *)p, vi64_tail(n)); }
+static inline vi64 vi64_load_n(const int64_t *p, int n)
+{
+    return _mm256_maskload_epi64((const long long *)p, vi64_tail(n));
+}
 static inline void vi64_store_n(int64_t *p, vi64 v, int n) { _mm256_maskstore_epi64((long long *)p, vi64_tail(n), v); }
 static inline vi64 vi64_add(vi64 a, vi64 b) { return _mm256_add_epi64(a, b); }
 static inline vi64 vi64_sub(vi64 a, vi64 b) { return _mm256_sub_epi64(a, b); }

@@ -1,4 +1,4 @@
-/* AVX-512 F, BW, DQ and VL, as every such CPU since Skylake-X has them: 16 floats or 8 doubles, masks in k registers. */
+/* AVX-512 F, BW, DQ and VL, as every CPU since Skylake-X has them: 16 floats or 8 doubles, masks in k registers. */
 #ifndef LOSSC_SIMD_AVX512_H
 #define LOSSC_SIMD_AVX512_H
 
