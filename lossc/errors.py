@@ -1,0 +1,78 @@
+"""Errors that a user can act on: what is wrong, where (file, line, layer) and what to do about it."""
+
+from __future__ import annotations
+
+
+class LosscError(Exception):
+    """Base of every error that lossc raises on purpose.
+
+    ``str(error)`` is complete: ``FILE:LINE: layer "NAME": MESSAGE`` and, on a line of its own, ``fix: ...``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fix: str | None = None,
+        layer: str | None = None,
+        file: str | None = None,
+        line: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+        self.layer = layer
+        self.file = file
+        self.line = line
+
+    def located(self, *, layer: str | None = None, file: str | None = None, line: int | None = None) -> LosscError:
+        """The same error; places that it does not know yet are filled in."""
+        self.layer = self.layer or layer
+        if self.file is None:
+            self.file, self.line = file, line
+        return self
+
+    def __str__(self) -> str:
+        where = ""
+        if self.file:
+            where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+        if self.layer:
+            where += f'layer "{self.layer}": '
+        text = where + self.message
+        return f"{text}\n  fix: {self.fix}" if self.fix else text
+
+
+class PrototxtError(LosscError):
+    """A net or solver description that cannot be read or means nothing."""
+
+
+class GraphError(LosscError):
+    """Layers that do not fit together: missing bottoms, cycles, shapes."""
+
+
+class ShapeError(GraphError):
+    """Shapes that do not fit."""
+
+
+class WeightsError(LosscError):
+    """A .caffemodel, .solverstate or .h5 file that is damaged or belongs to another net."""
+
+
+class DataError(LosscError):
+    """Input data that cannot be read, or labels that are out of range."""
+
+
+class SolverError(LosscError):
+    """Solver settings that contradict each other."""
+
+
+class CompilerError(LosscError):
+    """No working C compiler, or generated code that it refuses."""
+
+
+class UsageError(LosscError):
+    """A call that cannot be carried out as it was made."""
+
+
+class InternalError(LosscError):
+    """The compiler broke one of its own rules: a bug in lossc, never the user's fault."""

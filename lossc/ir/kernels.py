@@ -1,0 +1,398 @@
+"""The kernels: all that passes and templates know.
+
+Each is a frozen dataclass that names what it reads and writes and defines its meaning in NumPy (``numpy``), which the
+interpreter runs. Operands are :class:`Ref` (strided parts of blobs) or, in a map, :class:`Access`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from lossc.ir.blob import Access, Dim, Ref
+from lossc.ir.expr import Expr, Load, accesses, map_accesses, walk
+from lossc.ir.scalar import ONE, Scalar
+
+
+class Memory(Protocol):
+    """What a kernel's ``numpy`` gets: arrays on the blobs' memory, and evaluation of expressions."""
+
+    dtype: Any
+
+    def array(self, ref: Ref) -> np.ndarray: ...
+    def evaluate(self, expr: Expr, dims: tuple[Dim, ...], acc: np.ndarray | None = None) -> np.ndarray: ...
+    def store(self, access: Access, dims: tuple[Dim, ...], value: np.ndarray, accumulate: bool) -> None: ...
+    def fail(self, blob: str, index: int, value: float) -> None: ...
+    def counter(self) -> int: ...
+
+
+class Kernel:
+    """Base of all kernels."""
+
+    kind: ClassVar[str]
+
+    def inputs(self) -> tuple[Ref | Access, ...]:
+        raise NotImplementedError
+
+    def outputs(self) -> tuple[Ref | Access, ...]:
+        raise NotImplementedError
+
+    @property
+    def accumulates(self) -> frozenset[str]:
+        """The blobs to which it adds, so that it reads them too."""
+        return frozenset()
+
+    def reads(self) -> tuple[str, ...]:
+        names = dict.fromkeys(x.blob for x in self.inputs())
+        names.update(dict.fromkeys(sorted(self.accumulates)))
+        return tuple(names)
+
+    def writes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(x.blob for x in self.outputs()))
+
+    def numpy(self, memory: Memory) -> None:
+        raise NotImplementedError
+
+    def renamed(self, old: str, new: str) -> Kernel:
+        """The kernel with one blob in another's place (same shape)."""
+        changes: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, (Ref, Access)) and value.blob == old:
+                changes[name] = replace(value, blob=new)
+            elif isinstance(value, Expr):
+                changes[name] = map_accesses(value, lambda a: replace(a, blob=new) if a.blob == old else a)
+        return replace(self, **changes) if changes else self  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Store:
+    """One output of a map: where, what, and whether it is added to what is there."""
+
+    access: Access
+    value: Expr
+    accumulate: bool = False
+
+
+@dataclass(frozen=True)
+class Map(Kernel):
+    """``out[...] = expression`` over an iteration space, for one or more outputs; reductions included."""
+
+    kind: ClassVar[str] = "map"
+    stores: tuple[Store, ...]
+    dims: tuple[Dim, ...]
+
+    def inputs(self) -> tuple[Access, ...]:
+        found: dict[Access, None] = {}
+        for s in self.stores:
+            found.update(dict.fromkeys(accesses(s.value)))
+        return tuple(found)
+
+    def outputs(self) -> tuple[Access, ...]:
+        return tuple(s.access for s in self.stores)
+
+    @property
+    def accumulates(self) -> frozenset[str]:
+        return frozenset(s.access.blob for s in self.stores if s.accumulate)
+
+    def numpy(self, memory: Memory) -> None:
+        values = [memory.evaluate(s.value, self.dims) for s in self.stores]  # all reads before any write
+        for s, v in zip(self.stores, values, strict=True):
+            memory.store(s.access, self.dims, v, s.accumulate)
+
+    def renamed(self, old: str, new: str) -> Map:
+        def one(a: Access) -> Access:
+            return replace(a, blob=new) if a.blob == old else a
+
+        return replace(
+            self, stores=tuple(Store(one(s.access), map_accesses(s.value, one), s.accumulate) for s in self.stores)
+        )
+
+
+def make_map(stores: Iterable[Store]) -> Map:
+    """A map with its dimensions in the order in which the widest accesses name them."""
+    stores = tuple(stores)
+    seen: list[Access] = []
+    for s in stores:
+        seen.append(s.access)
+        seen += accesses(s.value)
+    order: dict[Dim, None] = {}
+    widest = sorted(seen, key=lambda a: -len(a.dims))
+    for access in widest:
+        order.update(dict.fromkeys(access.dims))
+    for s in stores:
+        for e in walk(s.value):
+            order.update(dict.fromkeys(sorted(e.varies - set(order))))
+    return Map(stores, tuple(order))
+
+
+@dataclass(frozen=True)
+class Gemm(Kernel):
+    """``c[i,j] = epilogue(alpha * sum_k a[i,k] * b[k,j])``, added to c where ``accumulate``. Transposes are strides."""
+
+    kind: ClassVar[str] = "gemm"
+    a: Ref
+    b: Ref
+    c: Ref
+    alpha: Scalar = ONE
+    accumulate: bool = False
+    epilogue: Expr | None = None
+
+    def inputs(self) -> tuple[Ref | Access, ...]:
+        return (self.a, self.b, *(accesses(self.epilogue) if self.epilogue else ()))
+
+    def outputs(self) -> tuple[Ref, ...]:
+        return (self.c,)
+
+    @property
+    def accumulates(self) -> frozenset[str]:
+        return frozenset({self.c.blob}) if self.accumulate else frozenset()
+
+    @property
+    def out(self) -> Ref:
+        return self.c
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.a.shape[0] * self.a.shape[1] * self.b.shape[1]
+
+    def numpy(self, memory: Memory) -> None:
+        value = memory.array(self.a) @ memory.array(self.b) * memory.dtype(self.alpha.value())
+        _finish(memory, self.c, value, self.epilogue, self.accumulate)
+
+
+def _finish(memory: Memory, out: Ref, value: np.ndarray, epilogue: Expr | None, accumulate: bool) -> None:
+    access = out[epilogue_labels(out)]
+    if epilogue is not None:
+        dims = tuple(Dim(n, e) for n, e in zip(epilogue_labels(out), out.shape, strict=True))
+        value = memory.evaluate(epilogue, dims, value).reshape(out.shape)
+    target = memory.array(out)
+    target[...] = target + value if accumulate else value
+    del access
+
+
+def epilogue_labels(out: Ref) -> str:
+    """The dimension names of an epilogue: i, j for a matrix; n, c, then h, w ... for an image batch."""
+    return "ij" if out.ndim == 2 else "nc" + "hwdefgk"[: out.ndim - 2]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Spatial parameters of a convolution or pooling, one number per spatial axis."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pad: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Conv(Kernel):
+    """Convolution in one of its three directions (cross-correlation, as in Caffe).
+
+    forward: y (+)= epilogue(alpha * conv(x, w)); bwd_data: x (+)= alpha * conv^T(y, w); bwd_weights: w (+)= alpha * sum
+    over images. x is (N, C, spatial...), y (N, O, spatial...), w (O, C / groups, kernel...).
+    """
+
+    kind: ClassVar[str] = "conv"
+    direction: str
+    x: Ref
+    w: Ref
+    y: Ref
+    geometry: Geometry
+    groups: int = 1
+    alpha: Scalar = ONE
+    accumulate: bool = False
+    epilogue: Expr | None = None
+
+    @property
+    def out(self) -> Ref:
+        return {"forward": self.y, "bwd_data": self.x, "bwd_weights": self.w}[self.direction]
+
+    def inputs(self) -> tuple[Ref | Access, ...]:
+        operands = tuple(r for r in (self.x, self.w, self.y) if r is not self.out)
+        return (*operands, *(accesses(self.epilogue) if self.epilogue else ()))
+
+    def outputs(self) -> tuple[Ref, ...]:
+        return (self.out,)
+
+    @property
+    def accumulates(self) -> frozenset[str]:
+        return frozenset({self.out.blob}) if self.accumulate else frozenset()
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.y.size * int(np.prod(self.w.shape[1:]))
+
+    def numpy(self, memory: Memory) -> None:
+        g = self.geometry
+        x, w, y = memory.array(self.x), memory.array(self.w), memory.array(self.y)
+        n, groups, space = x.shape[0], self.groups, x.shape[2:]
+        padded = np.zeros((*x.shape[:2], *(s + 2 * p + k * d for s, p, k, d in _zip(space, g))), memory.dtype)
+        inside = (slice(None), slice(None), *(slice(p, p + s) for s, p in zip(space, g.pad, strict=True)))
+        if self.direction != "bwd_data":
+            padded[inside] = x
+        yg = y.reshape(n, groups, -1, *y.shape[2:])
+        wg = w.reshape(groups, -1, *w.shape[1:])
+        result = np.zeros(self.out.shape, memory.dtype)
+        rg = result.reshape(yg.shape if self.direction == "forward" else wg.shape) if self.out is not self.x else None
+        for tap in np.ndindex(*g.kernel):
+            window = (slice(None), slice(None)) + tuple(
+                slice(t * d, t * d + s * (o - 1) + 1, s)
+                for t, d, s, o in zip(tap, g.dilation, g.stride, y.shape[2:], strict=True)
+            )
+            at = (slice(None),) * 3 + tap
+            if self.direction == "bwd_data":
+                part = np.einsum("goc,ngo...->ngc...", wg[at], yg)
+                padded[window] += part.reshape(n, -1, *y.shape[2:])
+                continue
+            xg = padded[window].reshape(n, groups, -1, *y.shape[2:])
+            assert rg is not None
+            if self.direction == "forward":
+                rg += np.einsum("goc,ngc...->ngo...", wg[at], xg)
+            else:
+                rg[at] = np.einsum("ngop,ngcp->goc", yg.reshape(*yg.shape[:3], -1), xg.reshape(*xg.shape[:3], -1))
+        if self.direction == "bwd_data":
+            result = padded[inside]
+        _finish(memory, self.out, result * memory.dtype(self.alpha.value()), self.epilogue, self.accumulate)
+
+
+def _zip(space: tuple[int, ...], g: Geometry) -> Iterable[tuple[int, int, int, int]]:
+    return zip(space, g.pad, g.kernel, g.dilation, strict=True)
+
+
+@dataclass(frozen=True)
+class Pool(Kernel):
+    """Pooling over two spatial axes, MAX or AVE, forward or backward, as Caffe does it.
+
+    ``mask`` (MAX) has y's shape and holds the index h * W + w of the first maximum. AVE divides by the part of the
+    window that lies in the padded image. A window wholly outside gives 0 and no gradient.
+    """
+
+    kind: ClassVar[str] = "pool"
+    direction: str
+    method: str
+    x: Ref
+    y: Ref
+    geometry: Geometry
+    mask: Ref | None = None
+    alpha: Scalar = ONE
+    accumulate: bool = False
+
+    @property
+    def out(self) -> Ref:
+        return self.y if self.direction == "forward" else self.x
+
+    def inputs(self) -> tuple[Ref, ...]:
+        if self.direction == "forward":
+            return (self.x,)
+        return (self.y, self.mask) if self.mask is not None else (self.y,)
+
+    def outputs(self) -> tuple[Ref, ...]:
+        return (self.y, self.mask) if self.direction == "forward" and self.mask is not None else (self.out,)
+
+    @property
+    def accumulates(self) -> frozenset[str]:
+        return frozenset({self.out.blob}) if self.accumulate else frozenset()
+
+    def numpy(self, memory: Memory) -> None:
+        g = self.geometry
+        x, y = memory.array(self.x), memory.array(self.y)
+        mask = memory.array(self.mask) if self.mask is not None else None
+        (height, width), alpha = x.shape[2:], memory.dtype(self.alpha.value())
+        grad = np.zeros(x.shape, memory.dtype)
+        for oh, ow in np.ndindex(*y.shape[2:]):
+            top, left = oh * g.stride[0] - g.pad[0], ow * g.stride[1] - g.pad[1]
+            rows = min(top + g.kernel[0], height + g.pad[0]) - top
+            cols = min(left + g.kernel[1], width + g.pad[1]) - left
+            h0, h1 = max(top, 0), min(top + g.kernel[0], height)
+            w0, w1 = max(left, 0), min(left + g.kernel[1], width)
+            empty = h0 >= h1 or w0 >= w1
+            if self.direction == "forward":
+                if empty:
+                    y[:, :, oh, ow] = 0
+                    if mask is not None:
+                        mask[:, :, oh, ow] = -1
+                elif self.method == "AVE":
+                    y[:, :, oh, ow] = alpha * x[:, :, h0:h1, w0:w1].sum((2, 3)) / (rows * cols)
+                else:
+                    window = x[:, :, h0:h1, w0:w1].reshape(*x.shape[:2], -1)
+                    best = window.argmax(-1)
+                    y[:, :, oh, ow] = alpha * window.max(-1)
+                    if mask is not None:
+                        mask[:, :, oh, ow] = (h0 + best // (w1 - w0)) * width + w0 + best % (w1 - w0)
+            elif self.method == "AVE" and not empty:
+                grad[:, :, h0:h1, w0:w1] += (alpha * y[:, :, oh, ow] / (rows * cols))[:, :, None, None]
+            elif self.method == "MAX" and mask is not None and not empty:
+                at = mask[:, :, oh, ow].astype(np.int64)
+                flat = grad.reshape(*grad.shape[:2], -1)
+                picked = np.take_along_axis(flat, at[:, :, None], 2) + alpha * y[:, :, oh, ow][:, :, None]
+                np.put_along_axis(flat, at[:, :, None], picked, 2)
+        if self.direction == "backward":
+            x[...] = x + grad if self.accumulate else grad
+
+
+@dataclass(frozen=True)
+class Random(Kernel):
+    """Random numbers from a counter-based generator: element i depends on (seed, stream, call counter, i) alone.
+
+    uniform(a, b), gaussian(mean a, std b), bernoulli (b with probability a, else 0).
+    """
+
+    kind: ClassVar[str] = "random"
+    out: Ref
+    distribution: str
+    a: float
+    b: float
+    stream: int
+
+    def inputs(self) -> tuple[Ref, ...]:
+        return ()
+
+    def outputs(self) -> tuple[Ref, ...]:
+        return (self.out,)
+
+    def numpy(self, memory: Memory) -> None:
+        rng = np.random.default_rng((self.stream, memory.counter()))
+        draw = {
+            "uniform": lambda: rng.uniform(self.a, self.b, self.out.shape),
+            "gaussian": lambda: rng.normal(self.a, self.b, self.out.shape),
+            "bernoulli": lambda: (rng.uniform(size=self.out.shape) < self.a) * self.b,
+        }
+        memory.array(self.out)[...] = draw[self.distribution]()
+
+
+@dataclass(frozen=True)
+class CheckLabel(Kernel):
+    """Stops the pass unless every label is an integer in 0..classes-1, or ``ignore``."""
+
+    kind: ClassVar[str] = "check_label"
+    label: Ref
+    classes: int
+    ignore: int | None = None
+
+    def inputs(self) -> tuple[Ref, ...]:
+        return (self.label,)
+
+    def outputs(self) -> tuple[Ref, ...]:
+        return ()
+
+    def numpy(self, memory: Memory) -> None:
+        flat = memory.array(self.label).reshape(-1)
+        good = (flat >= 0) & (flat < self.classes) & (np.trunc(flat) == flat)
+        if self.ignore is not None:
+            good |= np.trunc(flat) == self.ignore
+        bad = np.flatnonzero(~good)
+        if bad.size:
+            memory.fail(self.label.blob, int(bad[0]), float(flat[bad[0]]))
+
+
+def is_copy(kernel: Kernel) -> tuple[Access, Access] | None:
+    """(destination, source) of a map that only copies."""
+    if isinstance(kernel, Map) and len(kernel.stores) == 1:
+        store = kernel.stores[0]
+        if isinstance(store.value, Load) and not store.accumulate:
+            return store.access, store.value.access
+    return None

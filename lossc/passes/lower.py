@@ -1,0 +1,200 @@
+"""From layer calls to kernels: resolve-in-place, infer-shapes, lower-forward."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lossc.errors import GraphError, LosscError, ShapeError
+from lossc.ir import IO, Blob, Builder, Graph, LayerCall, LossTerm, Param, Scalar
+from lossc.ir.expr import Expr, expr, total
+
+#: Blobs beyond this many elements would overflow the 64-bit byte counts of generated code long before memory ends.
+MOST_ELEMENTS = 2**40
+LABELS = "nchwabdefgijklmopqrstuvxyz"
+
+
+@dataclass(frozen=True)
+class ResolveInPlace:
+    """A top named like its bottom -> a blob of its own (``conv1@relu1``), so that every blob is written once."""
+
+    name: str = "resolve-in-place"
+
+    def run(self, graph: Graph) -> bool:
+        now: dict[str, str] = {}
+        read: set[str] = set()
+        changed = False
+        for call in graph.calls:
+            fresh_bottoms = [now[b] for b in call.bottoms]
+            for k, top in enumerate(call.tops):
+                if top not in now:
+                    now[top] = top
+                    graph.diff_of[top] = top + ".diff"
+                    continue
+                if now[top] in read or any(graph_loss == now[top] for graph_loss in _weighted(graph)):
+                    raise GraphError(
+                        f'top blob "{top}" is produced by multiple sources: it was used before it is changed in place',
+                        layer=call.name,
+                        file=graph.file,
+                        line=call.line,
+                        fix="give the layer's top a name of its own",
+                    )
+                now[top] = f"{top}@{call.name}"
+                call.tops[k] = now[top]
+                changed = True
+            read.update(fresh_bottoms)
+            call.bottoms = fresh_bottoms
+        graph.data_of = now
+        consumed = {b for c in graph.calls for b in c.bottoms}
+        produced = [t for c in graph.calls for t in c.tops]
+        labels = {name: label for label, name in now.items()}
+        graph.outputs = [labels[t] for t in produced if t in labels and t not in consumed]
+        return changed
+
+
+def _weighted(graph: Graph) -> set[str]:
+    return {t for c in graph.calls for t, w in zip(c.tops, c.loss_weights, strict=True) if w}
+
+
+@dataclass(frozen=True)
+class InferShapes:
+    """Layer calls -> blobs with shapes and parameters with owners; sharing by name is settled here."""
+
+    name: str = "infer-shapes"
+
+    def run(self, graph: Graph) -> bool:
+        owners: dict[str, tuple[Param, tuple[int, ...]]] = {}
+        labels = {name: label for label, name in graph.data_of.items()}
+        for call in graph.calls:
+            try:
+                shapes = [graph.blobs[b].shape for b in call.bottoms]
+                role = "input" if getattr(call.layer, "is_input", False) else "activation"
+                for top, shape in zip(call.tops, call.layer.infer_shapes(*shapes), strict=True):
+                    shape = tuple(int(e) for e in shape)
+                    _check_size(top, shape)
+                    label = labels.get(top, top.split("@")[0])
+                    graph.add_blob(Blob(top, shape, role, label=label))  # type: ignore[arg-type]
+                    if role == "input":
+                        graph.inputs.append(label)
+                _add_params(graph, call, shapes, owners)
+            except LosscError as error:
+                raise error.located(layer=call.name, file=graph.file, line=call.line) from None
+        return True
+
+
+def _check_size(name: str, shape: tuple[int, ...]) -> None:
+    if any(e < 0 for e in shape):
+        raise ShapeError(f'blob "{name}" would have a negative size: {list(shape)}')
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ShapeError(f'blob "{name}" of shape {list(shape)} is too large', fix=f"at most {MOST_ELEMENTS} elements")
+    if math.prod(shape) == 0:
+        raise ShapeError(f'blob "{name}" would be empty: {list(shape)}', fix="every axis needs at least one element")
+
+
+def _add_params(
+    graph: Graph, call: LayerCall, shapes: list[tuple[int, ...]], owners: dict[str, tuple[Param, tuple[int, ...]]]
+) -> None:
+    specs, given = call.layer.params(*shapes), call.layer.param.param
+    if len(given) > len(specs):
+        raise GraphError(f"{len(given)} param entries for {len(specs)} parameters", fix="remove the surplus ones")
+    for k, spec in enumerate(specs):
+        entry = given[k] if k < len(given) else None
+        name = entry.name if entry is not None else ""
+        lr = entry.lr_mult if entry is not None and entry.HasField("lr_mult") else None
+        decay = entry.decay_mult if entry is not None and entry.HasField("decay_mult") else None
+        _check_size(f"{call.name}/{k}", spec.shape)
+        if name in owners:
+            owner, shape = owners[name]
+            permissive = entry.share_mode == entry.PERMISSIVE
+            fits = math.prod(shape) == math.prod(spec.shape) if permissive else shape == spec.shape
+            if not fits:
+                raise ShapeError(
+                    f'shared parameter "{name}": shape {list(spec.shape)} here, {list(shape)} in layer "{owner.layer}"',
+                    fix="equal counts may be shared with share_mode: PERMISSIVE" if not permissive else None,
+                )
+            graph.param_of[call.name, k] = owner.blob
+            call.params.append(owner.blob)
+            _merge(graph, owner, lr, decay, call.name)
+            owners[name] = (next(p for p in graph.params if p.blob == owner.blob), shape)
+            continue
+        blob = graph.add_blob(Blob(f"{call.name}.{'wb'[k] if k < 2 else k}", tuple(spec.shape), "param"))
+        graph.add_blob(Blob(blob.name + ".diff", blob.shape, "param_diff"))
+        graph.observe(blob.name, blob.name + ".diff")
+        param = Param(blob.name, call.name, k, -1.0 if lr is None else lr, -1.0 if decay is None else decay, name)
+        if lr is None and spec.lr_mult != 1.0:
+            param = Param(blob.name, call.name, k, spec.lr_mult, param.decay_mult, name)
+        graph.params.append(param)
+        graph.param_of[call.name, k] = blob.name
+        call.params.append(blob.name)
+        if name:
+            owners[name] = (param, tuple(spec.shape))
+        call.layer.initialize(Builder(graph, call.name, "init"), graph.whole(blob.name), spec.filler)
+
+
+def _merge(graph: Graph, owner: Param, lr: float | None, decay: float | None, layer: str) -> None:
+    """lr_mult and decay_mult given by one sharer count for all; given twice they must agree."""
+    values = []
+    for what, mine, theirs in (("lr_mult", lr, owner.lr_mult), ("decay_mult", decay, owner.decay_mult)):
+        if mine is not None and theirs != -1.0 and mine != theirs:
+            raise GraphError(f'shared parameter "{owner.name}": {what} {mine:g} here, {theirs:g} in layer "{owner.layer}"')
+        values.append(theirs if mine is None else mine)
+    at = next(i for i, p in enumerate(graph.params) if p.blob == owner.blob)
+    graph.params[at] = Param(owner.blob, owner.layer, owner.index, values[0], values[1], owner.name)
+
+
+@dataclass(frozen=True)
+class LowerForward:
+    """Each layer -> the kernels of its forward pass; then the weighted sum of all losses."""
+
+    name: str = "lower-forward"
+
+    def run(self, graph: Graph) -> bool:
+        graph.params = [
+            Param(
+                p.blob,
+                p.layer,
+                p.index,
+                1.0 if p.lr_mult == -1.0 else p.lr_mult,
+                1.0 if p.decay_mult == -1.0 else p.decay_mult,
+                p.name,
+            )
+            for p in graph.params
+        ]
+        ios: dict[str, IO] = {}
+        for call in graph.calls:
+            params = [graph.whole(p) for p in call.params]
+            shapes = [graph.blobs[b].shape for b in call.bottoms]
+            specs = call.layer.params(*shapes)
+            params = [r.reshape(*s.shape) for r, s in zip(params, specs, strict=True)]
+            io = IO([graph.whole(b) for b in call.bottoms], [graph.whole(t) for t in call.tops], params)
+            ios[call.name] = io
+            try:
+                call.layer.forward(Builder(graph, call.name, "forward"), io)
+            except LosscError as error:
+                raise error.located(layer=call.name, file=graph.file, line=call.line) from None
+            for top, weight in zip(call.tops, call.loss_weights, strict=True):
+                if weight:
+                    graph.losses.append(LossTerm(call.name, top, Scalar(weight, "loss_weight")))
+        graph.options["io"] = ios
+        _total(graph)
+        graph.observe(*(graph.data_of[o] for o in graph.outputs))
+        graph.observe(*(graph.data_of[i] for i in graph.inputs))
+        return True
+
+
+def _total(graph: Graph) -> None:
+    """total = sum of loss_weight * sum(top), what Caffe's forward returns."""
+    b = Builder(graph, "total", "forward")
+    graph.add_blob(Blob("loss_total", (), "state", label="loss_total"))
+    graph.observe("loss_total")
+    value: Expr | None = None
+    for term in graph.losses:
+        ref = graph.whole(term.blob)
+        if ref.size > 1:
+            part = b.temp("sum", ())
+            labels = LABELS[: ref.ndim]
+            b.map((part[""], total(expr(ref[labels]), labels)))
+            ref = part
+        weighted = expr(term.weight) * expr(ref.reshape()[""])
+        value = weighted if value is None else value + weighted
+    b.map((graph.whole("loss_total")[""], value if value is not None else expr(0.0)), note="weighted total")

@@ -1,0 +1,32 @@
+"""THE order of the passes. A newcomer reads this file to know the whole compiler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lossc.ir import Graph
+from lossc.passes.backward import BuildBackward, SeedLoss
+from lossc.passes.base import Pass, PassManager
+from lossc.passes.lower import InferShapes, LowerForward, ResolveInPlace
+
+LOWER: tuple[Pass, ...] = (
+    ResolveInPlace(),
+    InferShapes(),
+    LowerForward(),
+    SeedLoss(),
+    BuildBackward(),
+)
+OPTIMISE: tuple[Pass, ...] = ()
+PASSES: tuple[Pass, ...] = LOWER + OPTIMISE
+
+
+def run_passes(
+    graph: Graph, *, optimise: bool = True, until: str | None = None, dump: Path | None = None
+) -> PassManager:
+    """Runs the passes over a graph of layer calls, in place; returns the manager with its records.
+
+    ``optimise=False`` stops after lowering: the graph then computes exactly what the layers say, step by step.
+    """
+    manager = PassManager(PASSES if optimise else LOWER, dump)
+    manager.run(graph, until)
+    return manager
