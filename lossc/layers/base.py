@@ -1,0 +1,102 @@
+"""What a layer is: shapes, parameters, and how it lowers itself to kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lossc.errors import GraphError, ShapeError
+from lossc.ir import IO, Builder, Ref
+from lossc.layers.fillers import fill
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """A learnable array: shape, Caffe's FillerParameter, and the lr_mult it has where the net gives none."""
+
+    shape: Shape
+    filler: Any
+    lr_mult: float = 1.0
+
+
+class Layer:
+    """Base of all layers. A layer never sees its loss_weight: the passes deal with it, for every layer alike.
+
+    Class attributes: ``type`` (Caffe's name); ``bottoms`` and ``tops``, the least and the greatest number of each (None:
+    any number). ``param`` is Caffe's LayerParameter, ``phase`` "TRAIN" or "TEST".
+    """
+
+    type: ClassVar[str]
+    bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
+    tops: ClassVar[tuple[int, int | None]] = (1, 1)
+    #: A layer derived from Caffe's LossLayer: its first top has loss_weight 1 where none is given.
+    is_loss: ClassVar[bool] = False
+    #: False where Caffe has no gradient at all for the layer (Accuracy, Silence's tops, data layers).
+    has_gradient: ClassVar[bool] = True
+    #: True where the layer can work in place (its top may have its bottom's name).
+    in_place: ClassVar[bool] = False
+
+    def __init__(self, param: Any, phase: str) -> None:
+        self.param = param
+        self.phase = phase
+        self.name: str = param.name
+
+    def infer_shapes(self, *bottoms: Shape) -> Sequence[Shape]:
+        """The shapes of the tops. Raises ShapeError."""
+        raise NotImplementedError
+
+    def params(self, *bottoms: Shape) -> Sequence[ParamSpec]:
+        """The learnable arrays, in Caffe's order."""
+        return ()
+
+    def forward(self, b: Builder, io: IO) -> None:
+        """Emits the kernels that compute ``io.tops``."""
+        raise NotImplementedError
+
+    def backward(self, b: Builder, io: IO) -> None:
+        """Emits the kernels that add to ``io.bottom_diffs`` and ``io.param_diffs`` (None: not wanted)."""
+        raise NotImplementedError
+
+    def initialize(self, b: Builder, param: Ref, filler: Any) -> None:
+        """Emits the kernels that give a parameter its first values."""
+        fill(b, param, filler)
+
+    def propagates_to(self, bottom: int) -> bool:
+        """Whether a gradient for that bottom exists (a label has none)."""
+        return self.has_gradient
+
+    def axis(self, axis: int, ndim: int, what: str = "axis") -> int:
+        """A canonical axis number; -1 is the last. Raises ShapeError."""
+        if not -ndim <= axis < ndim:
+            raise ShapeError(f"{what} {axis} is out of range for a blob of {ndim} axes", layer=self.name)
+        return axis % ndim
+
+    def need(self, condition: bool, message: str, fix: str | None = None) -> None:
+        """Raises ShapeError with this layer's name unless the condition holds."""
+        if not condition:
+            raise ShapeError(message, layer=self.name, fix=fix)
+
+
+class LossLayer(Layer):
+    """A layer of Caffe's LossLayer family: scores and labels in, a scalar out, weight 1 where none is given."""
+
+    bottoms = (2, 2)
+    is_loss = True
+
+    def propagates_to(self, bottom: int) -> bool:
+        return bottom == 0
+
+    def infer_shapes(self, *bottoms: Shape) -> Sequence[Shape]:
+        return [()]
+
+
+def check_counts(layer: Layer, bottoms: int, tops: int) -> None:
+    """Raises GraphError where a layer has too few or too many bottoms or tops."""
+    for what, count, (least, most) in (("bottom", bottoms, layer.bottoms), ("top", tops, layer.tops)):
+        if count < least or (most is not None and count > most):
+            wanted = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+            plural = "" if wanted == "1" else "s"
+            raise GraphError(f"{layer.type} takes {wanted} {what}{plural}, {count} given", layer=layer.name)

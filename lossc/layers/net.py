@@ -1,0 +1,100 @@
+"""From Caffe's NetParameter to a graph of layer calls."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lossc.errors import GraphError
+from lossc.ir import Graph, LayerCall
+from lossc.layers.base import Layer, Shape, check_counts
+from lossc.layers.registry import LAYERS
+
+
+def import_net(
+    net: Any,
+    phase: str,
+    *,
+    file: str = "",
+    line_of: Callable[[int], int | None] = lambda index: None,
+    data_shapes: Mapping[str, list[Shape]] | None = None,
+    layers: Mapping[str, type[Layer]] | None = None,
+) -> Graph:
+    """A graph that holds the net's layers as calls, nothing lowered yet.
+
+    ``net`` is a NetParameter, filtered for its phase and upgraded; ``data_shapes`` gives the tops' shapes of layers that
+    read data sources, by layer name; ``layers`` adds layer types. Raises GraphError with file, line and layer.
+    """
+    known = {**LAYERS, **(layers or {})}
+    graph = Graph(net.name or "net", file)
+    graph.options["force_backward"] = net.force_backward
+    graph.options["phase"] = phase
+    graph.options["data_shapes"] = dict(data_shapes or {})
+    available: dict[str, str] = {}
+    for index, param in enumerate(net.layer):
+        line = line_of(index)
+        try:
+            graph.calls.append(_import_layer(param, phase, line, known, available))
+        except GraphError as error:
+            raise error.located(layer=param.name, file=file, line=line) from None
+        name = _unique(param.name, graph)
+        graph.calls[-1].name = name
+        graph.lines[name] = line
+        graph.layer_types[name] = param.type
+    return graph
+
+
+def _unique(name: str, graph: Graph) -> str:
+    taken = {c.name for c in graph.calls[:-1]}
+    if name not in taken:
+        return name
+    k = 2
+    while f"{name}@{k}" in taken:
+        k += 1
+    return f"{name}@{k}"
+
+
+def _import_layer(
+    param: Any, phase: str, line: int | None, known: Mapping[str, type[Layer]], available: dict[str, str]
+) -> LayerCall:
+    if param.type not in known:
+        near = difflib.get_close_matches(param.type, known, 1)
+        hint = f'did you mean "{near[0]}"?' if near else "known types: " + ", ".join(sorted(known))
+        raise GraphError(f'unknown layer type "{param.type}"', fix=hint)
+    layer = known[param.type](param, phase)
+    check_counts(layer, len(param.bottom), len(param.top))
+    for bottom in param.bottom:
+        if bottom not in available:
+            near = difflib.get_close_matches(bottom, available, 1)
+            hint = f'did you mean "{near[0]}"?' if near else "a layer's bottoms must be tops of layers that stand before it"
+            raise GraphError(f'unknown bottom blob "{bottom}"', fix=hint)
+    for k, top in enumerate(param.top):
+        in_place = k < len(param.bottom) and param.bottom[k] == top
+        if in_place and not layer.in_place:
+            raise GraphError(f'{param.type} cannot work in place on "{top}"', fix="give the top a name of its own")
+        if top in available and not in_place:
+            fix = "two layers write it: give one top another name"
+            raise GraphError(f'top blob "{top}" is produced by multiple sources (first: "{available[top]}")', fix=fix)
+        if list(param.top).count(top) > 1:
+            raise GraphError(f'top blob "{top}" is named twice', fix="give each top a name of its own")
+        available[top] = param.name
+    if len(param.propagate_down) not in (0, len(param.bottom)):
+        raise GraphError(
+            f"{len(param.propagate_down)} propagate_down values for {len(param.bottom)} bottoms", fix="give one per bottom"
+        )
+    weights = _loss_weights(layer, param)
+    return LayerCall(param.name, layer, list(param.bottom), list(param.top), [], weights, line)
+
+
+def _loss_weights(layer: Layer, param: Any) -> list[float]:
+    given, tops = list(param.loss_weight), len(param.top)
+    if not given:
+        return [1.0 if layer.is_loss and k == 0 else 0.0 for k in range(tops)]
+    if len(given) == 1 and tops == 2 and layer.is_loss:
+        given = [given[0], 0.0]
+    if len(given) != tops:
+        raise GraphError(f"{len(given)} loss_weight values for {tops} tops", fix="give one loss_weight per top, or none")
+    if any(given) and not layer.has_gradient:
+        raise GraphError(f"{layer.type} has no gradient, so its top cannot be a loss", fix="remove its loss_weight")
+    return given
