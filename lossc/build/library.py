@@ -1,0 +1,165 @@
+"""Compiles generated C to a shared library, in the cache or into a folder of the user's."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lossc.build.cache import Cache, default_cache
+from lossc.build.compiler import Compiler, find_compiler, run
+from lossc.errors import CompilerError, InternalError, UsageError
+from lossc.resources import runtime_dir
+from lossc.targets import Target, host_target
+
+# Explicit FMAs only (-ffp-contract=off). Never -ffast-math or -Ofast: at link time they add a start-up function that
+# sets flush-to-zero for the whole process that loads the library.
+_FLAGS = (
+    "-std=c11",
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+)
+_ERROR_LINES = 5
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What ``compile_bundle`` left in ``folder``: the library, its sources, and the command that made it of them."""
+
+    folder: Path
+    library: Path
+    sources: tuple[Path, ...]
+    command: str
+
+
+def compile_library(
+    source: str,
+    *,
+    target: Target,
+    name: str = "net",
+    compiler: Compiler | None = None,
+    extra_flags: Sequence[str] = (),
+    extra_files: Mapping[str, str] | None = None,
+    cache: Cache | None = None,
+) -> Path:
+    """The path of the shared library made of ``source``, from the cache if it was made before.
+
+    ``name`` is a file name's stem, seen in messages alone; ``extra_files`` (name to text) lie beside the source where
+    ``#include "..."`` finds them. Raises CompilerError with the compiler's first errors; the source is then kept.
+    """
+    cache = cache or default_cache()
+    compiler = compiler or find_compiler(cache)
+    files = _sources(source, name, extra_files)
+    flags = _flags(compiler, target, extra_flags)
+    key = _key(files, compiler, target, flags)
+    if library := _cached(cache, key):
+        return library
+    with cache.lock(key):
+        if library := _cached(cache, key):  # made by another process while this one waited
+            return library
+        with cache.workspace(files) as folder:
+            output = f"{name}{target.library_suffix}"
+            _run(_command(compiler, flags, runtime_dir(), name, output), folder, cache)
+            library = cache.put_file(folder / output)
+        cache.put("libraries", key, library.name.encode())
+    return library
+
+
+def compile_bundle(
+    source: str,
+    folder: Path,
+    *,
+    target: Target,
+    name: str = "net",
+    compiler: Compiler | None = None,
+    extra_flags: Sequence[str] = (),
+    extra_files: Mapping[str, str] | None = None,
+    cache: Cache | None = None,
+) -> Bundle:
+    """Writes source, headers and library into ``folder`` (made if need be), for use without Python.
+
+    The folder is complete: its ``runtime/`` holds the headers, and ``command``, run there, makes the library again.
+    Raises CompilerError with the compiler's first errors, UsageError if the folder cannot be written.
+    """
+    cache = cache or default_cache()
+    compiler = compiler or find_compiler(cache)
+    files = _sources(source, name, extra_files)
+    output = f"lib{name}{target.library_suffix}"
+    command = _command(compiler, _flags(compiler, target, extra_flags), Path("runtime"), name, output)
+    try:
+        (folder / "runtime").mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        for header in _headers():
+            shutil.copyfile(header, folder / "runtime" / header.name)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}", fix="name another folder") from error
+    _run(command, folder, cache)
+    return Bundle(folder, folder / output, tuple(folder / file for file in files), shlex.join(command))
+
+
+def _sources(source: str, name: str, extra_files: Mapping[str, str] | None) -> dict[str, str]:
+    files = {f"{name}.c": source, **(extra_files or {})}
+    for file in files:
+        if os.path.basename(file) != file or file.startswith((".", "-")):
+            raise InternalError(f"{file!r} is not a plain file name")
+    return files
+
+
+def _flags(compiler: Compiler, target: Target, extra: Sequence[str]) -> list[str]:
+    host = host_target()
+    if (target.arch, target.os) != (host.arch, host.os):
+        raise UsageError(
+            f"{compiler.command[0]} compiles for {host.triple} and cannot make a library for {target.triple}",
+            fix="generate the C here and compile it there",
+        )
+    return [*_FLAGS, *target.isa.compiler_flags(compiler.kind), *(["-fopenmp"] if compiler.openmp else []), *extra]
+
+
+def _command(compiler: Compiler, flags: Sequence[str], headers: Path, name: str, output: str) -> list[str]:
+    return [*compiler.command, *flags, "-I", str(headers), f"{name}.c", "-o", output, "-lm"]
+
+
+def _headers() -> list[Path]:
+    return sorted(runtime_dir().glob("*.h"))
+
+
+def _key(files: Mapping[str, str], compiler: Compiler, target: Target, flags: Sequence[str]) -> str:
+    """A checksum over all that decides the library's content."""
+    digest = hashlib.sha256()
+    parts = [target.triple, compiler.identity, compiler.version, *compiler.command, *flags]
+    for part in (*parts, *(text for file in files.items() for text in file)):
+        digest.update(f"{len(part)} {part}".encode())
+    for header in _headers():
+        content = header.read_bytes()
+        digest.update(f"{header.name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _cached(cache: Cache, key: str) -> Path | None:
+    name = cache.get("libraries", key)
+    return cache.file(name.decode()) if name else None
+
+
+def _run(command: list[str], folder: Path, cache: Cache) -> None:
+    """Runs the compiler in ``folder``, so that no path of this machine gets into what it makes."""
+    failed, text = run(command, folder)
+    if not failed:
+        return
+    lines = text.splitlines()
+    first = next((at for at, line in enumerate(lines) if "error" in line), 0)
+    told = "\n    ".join(lines[first : first + _ERROR_LINES]) or "it printed nothing"
+    kept = cache.keep(folder, hashlib.sha256(text.encode()).hexdigest()[:16])
+    raise CompilerError(
+        f"the C compiler refused the generated code:\n    {told}\n  source: {kept}\n  command: {shlex.join(command)}",
+        fix="report this with the source; meanwhile another compiler (LOSSC_CC) or target may do",
+    )
