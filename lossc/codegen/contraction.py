@@ -1,0 +1,174 @@
+"""What gemm and the convolutions share: their results, the register tile and its cost, names of vector functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Protocol
+
+from lossc.codegen.names import comment
+
+LINE = 120
+CACHE_LINE = 64
+PAGE = 4096
+L1_BYTES, L2_BYTES = 32 << 10, 512 << 10  # what any CPU of the last ten years has, or nearly
+
+
+class Isa(Protocol):
+    """What the contractions need to know of an instruction set."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def registers(self) -> int: ...
+
+    def lanes(self, dtype: str) -> int:
+        """Elements of "float32" or "float64" in a vector."""
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """C statements applied to each finished vector before it is stored: they read ``acc`` and define ``out``.
+
+    gemm: ``i`` is the row and ``j`` the column of C (ptrdiff_t), of the vector's first lane along the axis of C whose
+    stride is 1. Convolutions: ``n`` image, ``c`` channel, ``j`` first position (flattened); for bwd_weights ``c`` is
+    the output channel and ``j`` the first tap. ``m`` (int) lanes are valid.
+    """
+
+    lines: tuple[str, ...]
+    args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Code:
+    """One C function, with its static helpers in front of it.
+
+    ``params`` are its parameter declarations in call order, without ``shared`` and ``local``; the function has
+    ``real *restrict shared`` (one buffer for the team) if ``shared_scratch`` is not 0, then ``real *restrict local``
+    (one for each thread) if ``thread_scratch`` is not 0. Both are counted in reals; for speed they begin on a
+    cache line of 64 bytes, and nothing in them outlives the call.
+    """
+
+    text: str
+    params: tuple[str, ...]
+    shared_scratch: int
+    thread_scratch: int
+
+
+@dataclass(frozen=True)
+class Types:
+    """Names of the element and vector type."""
+
+    real: str
+    vec: str
+    lanes: int
+    size: int
+
+    def aligned(self, count: int) -> int:
+        """`count` reals rounded up to whole cache lines."""
+        return round_up(count, CACHE_LINE // self.size)
+
+
+def types_of(isa: Isa, dtype: str) -> Types:
+    """The names for "f32" or "f64"."""
+    real, size, long_name = {"f32": ("float", 4, "float32"), "f64": ("double", 8, "float64")}[dtype]
+    return Types(real, f"v{dtype}", isa.lanes(long_name), size)
+
+
+@dataclass(frozen=True)
+class Micro:
+    """A register tile's function: mr rows of a (broadcast) times nv vectors of b; strides in elements."""
+
+    name: str
+    what: str
+    mr: int
+    nv: int
+    nr: int
+    a_row: int
+    a_k: int
+    b_k: int
+    out_row: int
+    add: bool = False
+    masked: bool = False
+
+    def head(self, types: Types) -> str:
+        """The function's head; out gets `depth` terms a sum, of `columns` valid columns where that can vary."""
+        reals = (f"const {types.real} *restrict a", f"const {types.real} *restrict b", f"{types.real} *restrict out")
+        more = (("const int add",) if self.add else ()) + (("const int columns",) if self.masked else ())
+        return signature(self.name, ("const ptrdiff_t depth", *reals, *more), types, 0, 0)
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How one vector of sums is stored: alpha, what was there before, the epilogue."""
+
+    alpha: str
+    alpha_comment: str
+    accumulate: bool
+    lines: tuple[str, ...]
+    load: str
+    store: str
+    later: str = ""
+    unfinished: str = ""
+
+    def mentions(self, name: str) -> bool:
+        return any(re.search(rf"\b{name}\b", line) for line in self.lines)
+
+
+def finish(spec: Any, load: str, store: str, later: str = "", unfinished: str = "") -> Finish:
+    """The view of a spec's alpha, accumulate and epilogue."""
+    unit = re.fullmatch(r"1(\.0*)?f?", spec.alpha) is not None
+    lines = spec.epilogue.lines if spec.epilogue else ()
+    alpha = "" if unit else spec.alpha
+    return Finish(alpha, comment(spec.alpha_comment), spec.accumulate, lines, load, store, later, unfinished)
+
+
+def round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+def tile_cycles(mr: int, nv: int) -> float:
+    """Cycles for one step of depth: two FMAs and two loads a cycle, and a sum can be used again after four."""
+    return max(mr * nv / 2, (mr + nv) / 2, 4.0)
+
+
+def tiles(isa: Isa, rows: int) -> Iterator[tuple[int, int]]:
+    """(mr, nv) whose sums, one row of b and one broadcast fit into the registers."""
+    for nv in (1, 2, 3, 4, 6, 8):
+        for mr in range(1, min(rows, isa.registers) + 1):
+            if mr * nv + nv + 1 <= isa.registers:
+                yield mr, nv
+
+
+def tiling_cost(rows: int, vectors: int, depth: int, mr: int, nv: int) -> float:
+    """Cycles of all tiles of a product: their sums, storing them, and the call."""
+    return ceil(rows / mr) * ceil(vectors / nv) * (depth * tile_cycles(mr, nv) + 3 * mr * nv + 16)
+
+
+def best_tile(isa: Isa, rows: int, vectors: int, depth: int) -> tuple[int, int]:
+    """The cheapest (mr, nv) for a product of rows x depth by depth x vectors; among equals the largest tile."""
+    return min(tiles(isa, rows), key=lambda tile: (tiling_cost(rows, vectors, depth, *tile), -tile[0] * tile[1]))
+
+
+def crowded(rows: int, stride: int, size: int) -> bool:
+    """Whether `rows` lines, `stride` elements apart, fall on so few sets of the L1 cache that they evict each other."""
+    sets = [row * stride * size // CACHE_LINE % (PAGE // CACHE_LINE) for row in range(rows)]
+    return max(sets.count(s) for s in sets) > 6
+
+
+def signature(name: str, params: Sequence[str], types: Types, shared: int, local: int) -> str:
+    """The head of a static function, its parameters wrapped at the line length."""
+    scratch = [f"{types.real} *restrict {what}" for what, size in (("shared", shared), ("local", local)) if size]
+    head = f"static void {name}("
+    lines, line = [], head
+    for index, part in enumerate([*params, *scratch]):
+        text = part + (")" if index == len(params) + len(scratch) - 1 else ",")
+        if line not in (head, "") and len(line) + 1 + len(text) > LINE:
+            lines.append(line)
+            line = " " * len(head) + text
+        else:
+            line += ("" if line == head else " ") + text
+    return "\n".join([*lines, line])

@@ -1,0 +1,94 @@
+"""Compiles generated contractions into one library and runs them on NumPy arrays with guard zones around the outputs."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lossc.codegen.contraction import Code
+from lossc.resources import runtime_dir
+from lossc.targets import Isa
+
+WARNINGS = "-std=c11 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror".split()
+SPEED = "-O3 -fno-math-errno -fno-trapping-math -ffp-contract=off".split()
+GUARD = 64  # elements before and after every output
+REAL = {"f32": np.float32, "f64": np.float64}
+
+
+def aligned(count: int, dtype: str, fill: float = np.nan) -> np.ndarray:
+    """`count` elements that begin on a cache line."""
+    size = REAL[dtype]().itemsize
+    raw = np.full(count + 64 // size, fill, REAL[dtype])
+    skip = -raw.ctypes.data % 64 // size
+    return raw[skip : skip + count]
+
+
+class Library:
+    """Functions by name, each called as ``run(name, arrays, threads)``."""
+
+    def __init__(
+        self,
+        codes: dict[str, Code],
+        isa: Isa,
+        dtype: str,
+        folder: Path,
+        compiler: str = "gcc",
+        openmp: bool = True,
+        optimise: Sequence[str] = SPEED,
+    ) -> None:
+        self.codes, self.dtype = codes, dtype
+        real = {"f32": "float", "f64": "double"}[dtype]
+        parts = ['#include "simd.h"\n#include "threads.h"\n']
+        for name, code in codes.items():
+            args = [f"a[{i}]" for i in range(len(code.params))]
+            args += ["shared"] if code.shared_scratch else []
+            stride = self._thread_scratch(code)
+            args += [f"local + lossc_thread_id() * {stride}"] if stride else []
+            parts += [
+                code.text,
+                f"void run_{name}(int threads, {real} *const *a, {real} *shared, {real} *local);",
+                f"void run_{name}(int threads, {real} *const *a, {real} *shared, {real} *local)\n{{",
+                "    (void)threads; (void)shared; (void)local;",
+                f"    LOSSC_PARALLEL(threads)\n    {name}({', '.join(args)});\n}}\n",
+            ]
+        source = folder / "codes.c"
+        source.write_text("\n".join(parts))
+        target = folder / "codes.so"
+        flags = [*WARNINGS, *optimise, *isa.compiler_flags("gcc" if "gcc" in compiler else "clang")]
+        flags += ["-fopenmp"] if openmp else []
+        command = [compiler, *flags, f"-I{runtime_dir()}", "-shared", "-fPIC", str(source), "-o", str(target), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[:4000]
+        self.library = ctypes.CDLL(str(target))
+
+    def _thread_scratch(self, code: Code) -> int:
+        return -(-code.thread_scratch // 16) * 16
+
+    def caller(self, name: str, arrays: Sequence[np.ndarray], threads: int):
+        """A function without arguments that runs `name` on these arrays."""
+        code = self.codes[name]
+        assert len(arrays) == len(code.params), (name, code.params)
+        assert all(a.dtype == REAL[self.dtype] for a in arrays)
+        pointers = (ctypes.c_void_p * max(1, len(arrays)))(*[a.ctypes.data for a in arrays])
+        shared = aligned(code.shared_scratch + 16, self.dtype)
+        local = aligned(self._thread_scratch(code) * threads + 16, self.dtype)
+        function = getattr(self.library, f"run_{name}")
+        at = (ctypes.c_void_p(shared.ctypes.data), ctypes.c_void_p(local.ctypes.data))
+
+        def call() -> None:
+            function(ctypes.c_int(threads), pointers, *at)
+
+        call.keep = (shared, local, arrays, pointers)  # type: ignore[attr-defined]
+        call.scratch = ((shared, code.shared_scratch), (local, self._thread_scratch(code) * threads))  # type: ignore[attr-defined]
+        return call
+
+    def run(self, name: str, arrays: Sequence[np.ndarray], threads: int = 1) -> None:
+        """Runs once; checks that nothing is written past the scratch buffers."""
+        call = self.caller(name, arrays, threads)
+        call()
+        for buffer, size in call.scratch:
+            assert np.isnan(buffer[size:]).all(), f"{name} writes past its scratch"

@@ -1,0 +1,164 @@
+"""gemm against NumPy in float64: shapes around the tiles' borders, any strides, every ISA that runs here."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from contraction_harness import GUARD, REAL, Library
+
+from lossc.codegen.contraction import Epilogue
+from lossc.codegen.gemm import GemmSpec, gemm_code
+from lossc.targets import AVX512, ISAS, runnable_targets
+
+HERE = [target.isa for target in runnable_targets()]
+
+
+def span(shape, strides):
+    return sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) + 1
+
+
+def view(array, shape, strides):
+    return np.lib.stride_tricks.as_strided(array, shape, [s * array.itemsize for s in strides])
+
+
+def bias_relu(dtype: str, spec: GemmSpec) -> Epilogue:
+    """max(acc + bias[i, j], 0), the bias contiguous along C's contiguous axis."""
+    at = f"j * {spec.m} + i" if along_rows(spec) else f"i * {spec.n} + j"
+    vec, real = f"v{dtype}", {"f32": "float", "f64": "double"}[dtype]
+    lines = (
+        f"const {vec} biased = {vec}_add(acc, {vec}_load_n(bias + {at}, m));",
+        f"const {vec} out = {vec}_max(biased, {vec}_zero());",
+    )
+    return Epilogue(lines, (f"const {real} *restrict bias",))
+
+
+def along_rows(spec: GemmSpec) -> bool:
+    return spec.c_strides[1] != 1 and spec.c_strides[0] == 1
+
+
+def random_spec(rng: random.Random, index: int, lanes: int, dtype: str) -> GemmSpec:
+    def extent() -> int:
+        return rng.choice([1, 2, 3, max(1, lanes - 1), lanes, lanes + 1, 2 * lanes + 1, rng.randint(1, 6 * lanes + 9)])
+
+    def strides(rows: int, columns: int) -> tuple[int, int]:
+        gap = rng.choice([0, 0, 3])
+        return (columns + gap, 1) if rng.random() < 0.6 else (1, rows + gap)
+
+    m, n, k = extent(), extent(), rng.choice([extent(), extent(), 1, 600, 1100])
+    c_strides = (2 * n + 1, 2) if rng.random() < 0.1 else strides(m, n)
+    spec = GemmSpec(
+        f"gemm{index}", f"c[{m},{n}] = a[{m},{k}] b[{k},{n}]", "a", "b", "c", m, n, k, strides(m, k), strides(k, n),
+        c_strides, alpha=rng.choice(["1.0f", "1.0", "0.5f", "scale[0]"]), accumulate=rng.random() < 0.5,
+    )  # fmt: skip
+    if spec.alpha == "scale[0]":
+        real = {"f32": "float", "f64": "double"}[dtype]
+        spec = replace(spec, alpha_comment="scale of a blob", alpha_args=(f"const {real} *restrict scale",))
+    return replace(spec, epilogue=bias_relu(dtype, spec)) if rng.random() < 0.4 else spec
+
+
+def check(library: Library, spec: GemmSpec, dtype: str, seed: int, threads=(1, 2, 4)) -> None:
+    rng = np.random.default_rng(seed)
+    real = REAL[dtype]
+    a = rng.standard_normal(span((spec.m, spec.k), spec.a_strides)).astype(real)
+    b = rng.standard_normal(span((spec.k, spec.n), spec.b_strides)).astype(real)
+    before = rng.standard_normal(span((spec.m, spec.n), spec.c_strides) + 2 * GUARD).astype(real)
+    bias = rng.standard_normal((spec.n, spec.m) if along_rows(spec) else (spec.m, spec.n)).astype(real)
+    scale = np.array([0.25], real)
+
+    expected = before.astype(np.float64)
+    c = view(expected[GUARD:], (spec.m, spec.n), spec.c_strides)
+    factor = 0.25 if spec.alpha == "scale[0]" else float(spec.alpha.rstrip("f"))
+    a64, b64 = (
+        view(x.astype(np.float64), shape, strides)
+        for x, shape, strides in ((a, (spec.m, spec.k), spec.a_strides), (b, (spec.k, spec.n), spec.b_strides))
+    )
+    value = factor * (a64 @ b64)
+    if spec.epilogue:
+        value = np.maximum(value + (bias.T if along_rows(spec) else bias), 0)
+    c[...] = value + c if spec.accumulate else value
+
+    results = []
+    for count in threads:
+        got = before.copy()
+        arrays = [a, b, got[GUARD:-GUARD]]
+        arrays += [bias] if spec.epilogue else []
+        arrays += [scale] if spec.alpha_args else []
+        library.run(spec.name, arrays, count)
+        results.append(got)
+    tolerance = {"f32": 1e-6, "f64": 1e-14}[dtype] * (4 + spec.k)
+    np.testing.assert_allclose(results[0], expected, rtol=0, atol=tolerance, err_msg=str(spec))
+    touched = np.zeros(before.shape, bool)
+    view(touched[GUARD:], (spec.m, spec.n), spec.c_strides)[...] = True
+    assert (results[0][~touched] == before[~touched]).all(), f"written outside of c: {spec}"
+    for got in results[1:]:
+        assert got.tobytes() == results[0].tobytes(), f"depends on the number of threads: {spec}"
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
+def test_random_products(isa, dtype, tmp_path):
+    rng = random.Random(f"{isa.name} {dtype}")
+    lanes = isa.lanes("float32" if dtype == "f32" else "float64")
+    specs = [random_spec(rng, index, lanes, dtype) for index in range(24)]
+    library = Library({s.name: gemm_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path, optimise=["-O1"])
+    for seed, spec in enumerate(specs):
+        check(library, spec, dtype, seed)
+
+
+def blocked_specs() -> list[GemmSpec]:
+    """Large enough for every kind of blocking: rows, columns, depth, both operands packed."""
+    return [
+        GemmSpec("square", "both packed", "a", "b", "c", 500, 300, 1030, (1030, 1), (300, 1), (300, 1)),
+        GemmSpec("rows", "blocks of rows", "a", "b", "c", 2100, 260, 300, (512, 1), (260, 1), (260, 1)),
+        GemmSpec("columns", "blocks of columns", "a", "b", "c", 70, 9001, 300, (300, 1), (9001, 1), (9001, 1)),
+        GemmSpec("turned", "ip forward", "a", "b", "c", 64, 500, 800, (800, 1), (1, 800), (500, 1)),
+        GemmSpec("weights", "ip weights", "a", "b", "c", 500, 800, 64, (1, 500), (800, 1), (800, 1), accumulate=True),
+        GemmSpec("one_row", "a vector times a matrix", "a", "b", "c", 1, 1000, 700, (700, 1), (1000, 1), (1000, 1)),
+        GemmSpec("one_image", "a matrix times a vector", "a", "b", "c", 1, 1000, 700, (700, 1), (1, 700), (1000, 1)),
+    ]
+
+
+def test_blocked_products(tmp_path):
+    isa = HERE[0]
+    library = Library({s.name: gemm_code(s, isa, "f32") for s in blocked_specs()}, isa, "f32", tmp_path)
+    for seed, spec in enumerate(blocked_specs()):
+        check(library, spec, "f32", seed, threads=(1, 2, 3))
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_no_warnings_without_openmp(compiler, tmp_path):
+    import shutil
+
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler}")
+    isa = HERE[0]
+    rng = random.Random(5)
+    specs = [random_spec(rng, index, isa.lanes("float32"), "f32") for index in range(8)] + blocked_specs()[3:5]
+    codes = {s.name: gemm_code(s, isa, "f32") for s in specs}
+    library = Library(codes, isa, "f32", tmp_path, compiler=compiler, openmp=False, optimise=["-O1"])
+    for seed, spec in enumerate(specs):
+        check(library, spec, "f32", seed, threads=(1,))
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
+def test_the_same_spec_gives_the_same_text(isa):
+    for spec in blocked_specs():
+        assert gemm_code(spec, isa, "f32") == gemm_code(spec, isa, "f32")
+
+
+def test_the_large_operand_is_never_packed():
+    """ip1's forward at batch 64: w[500,800] is read where it lies, only x[64,800] is packed."""
+    spec = blocked_specs()[3]
+    code = gemm_code(spec, AVX512, "f32")
+    assert code.shared_scratch == 64 * 400
+    assert code.params == ("const float *restrict a", "const float *restrict b", "float *restrict c")
+
+
+def test_lines_are_short_and_indented_by_four():
+    for spec in blocked_specs():
+        for line in gemm_code(spec, AVX512, "f32").text.splitlines():
+            assert len(line) <= 120 and line == line.rstrip(), line
+            assert "\t" not in line
