@@ -26,8 +26,8 @@ class Isa:
         return f"LOSSC_ISA_{self.name.upper()}"
 
     def lanes(self, dtype: str) -> int:
-        """Elements of ``dtype`` ("float32" or "float64") in a vector; at least 1."""
-        return self.lanes_f32 if dtype == "float32" else max(1, self.lanes_f32 // 2)
+        """Elements of ``dtype`` ("float32" or "f32", "float64" or "f64") in a vector; at least 1."""
+        return self.lanes_f32 if dtype in ("float32", "f32") else max(1, self.lanes_f32 // 2)
 
     def compiler_flags(self, kind: str) -> tuple[str, ...]:
         """What a compiler of this kind ("gcc", "clang" or "zig") must be told, the ISA's macro included."""
