@@ -15,6 +15,7 @@
 #define LOSSC_PRAGMA(text) _Pragma(#text)
 #define LOSSC_FOR _Pragma("omp for schedule(static)")               /* barrier at its end */
 #define LOSSC_FOR_NOWAIT _Pragma("omp for schedule(static) nowait")
+#define LOSSC_SINGLE _Pragma("omp single")                          /* one thread, barrier at its end */
 #define LOSSC_BARRIER _Pragma("omp barrier")
 
 static inline int lossc_thread_id(void) { return omp_get_thread_num(); }
@@ -26,6 +27,7 @@ static inline int lossc_max_threads(void) { return omp_get_max_threads(); }
 #define LOSSC_PARALLEL(threads)
 #define LOSSC_FOR
 #define LOSSC_FOR_NOWAIT
+#define LOSSC_SINGLE
 #define LOSSC_BARRIER
 
 static inline int lossc_thread_id(void) { return 0; }

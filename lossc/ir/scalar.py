@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class Scalar:
 
     def _text(self, level: int) -> str:
         if not self.op:
-            number = f"{self.number:.9g}"
+            number = f"{self.number:g}" if self.number.is_integer() else _shortest(self.number)
             return f"{self.why} {number}" if self.why else number
         if self.op in _SIGN:
             mine = _LEVEL[self.op]
@@ -82,14 +83,19 @@ class Scalar:
             return f"-({self.args[0]._text(0)})" if self.args[0].op else f"-{self.args[0]._text(3)}"
         return f"{self.op}({', '.join(a._text(0) for a in self.args)})"
 
-    def __mul__(self, other: Scalar | float) -> Scalar:
-        return Scalar.fold("mul", self, Scalar.of(other))  # type: ignore[return-value]
+    def __mul__(self, other: Any) -> Any:
+        return Scalar.fold("mul", self, Scalar.of(other)) if isinstance(other, (Scalar, float, int)) else NotImplemented
 
-    def __truediv__(self, other: Scalar | float) -> Scalar:
-        return Scalar.fold("div", self, Scalar.of(other))  # type: ignore[return-value]
+    def __truediv__(self, other: Any) -> Any:
+        return Scalar.fold("div", self, Scalar.of(other)) if isinstance(other, (Scalar, float, int)) else NotImplemented
 
     def __neg__(self) -> Scalar:
         return Scalar(op="neg", args=(self,))
+
+
+def _shortest(number: float) -> str:
+    """The fewest digits that name the number, as a float32 where it is one."""
+    return str(np.float32(number)) if float(np.float32(number)) == number else repr(number)
 
 
 ONE = Scalar(1.0)

@@ -7,7 +7,13 @@ from pathlib import Path
 from lossc.ir import Graph
 from lossc.passes.backward import BuildBackward, SeedLoss
 from lossc.passes.base import Pass, PassManager
+from lossc.passes.elide import ElideCopies
+from lossc.passes.fold import FoldAccumulate, FoldLossWeight, SinkAlpha
+from lossc.passes.fuse import FuseEpilogues, FuseMaps
+from lossc.passes.join import JoinLoss
 from lossc.passes.lower import InferShapes, LowerForward, ResolveInPlace
+from lossc.passes.prune import PruneGradients, PruneZeroLoss
+from lossc.passes.schedule import PlanMemory, Schedule
 
 LOWER: tuple[Pass, ...] = (
     ResolveInPlace(),
@@ -16,8 +22,22 @@ LOWER: tuple[Pass, ...] = (
     SeedLoss(),
     BuildBackward(),
 )
-OPTIMISE: tuple[Pass, ...] = ()
-PASSES: tuple[Pass, ...] = LOWER + OPTIMISE
+OPTIMISE: tuple[Pass, ...] = (
+    PruneGradients(),
+    FoldLossWeight(),
+    PruneZeroLoss(),
+    FoldAccumulate(),
+    SinkAlpha(),
+    JoinLoss(),
+    FuseMaps(),
+    FuseEpilogues(),
+    ElideCopies(),
+)
+PLACE: tuple[Pass, ...] = (
+    Schedule(),
+    PlanMemory(),
+)
+PASSES: tuple[Pass, ...] = LOWER + OPTIMISE + PLACE
 
 
 def run_passes(
@@ -27,6 +47,6 @@ def run_passes(
 
     ``optimise=False`` stops after lowering: the graph then computes exactly what the layers say, step by step.
     """
-    manager = PassManager(PASSES if optimise else LOWER, dump)
+    manager = PassManager(PASSES if optimise else LOWER + PLACE, dump)
     manager.run(graph, until)
     return manager

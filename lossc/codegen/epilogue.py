@@ -1,0 +1,91 @@
+"""Epilogues: a map's expression applied to a contraction's result while it is in registers."""
+
+from __future__ import annotations
+
+from lossc.codegen.cexpr import Style
+from lossc.codegen.names import Names, literal
+from lossc.errors import InternalError
+from lossc.ir import Access, Conv, Gemm, Graph
+from lossc.ir.expr import Acc, Const, Expr, Load, Op, accesses, walk
+from lossc.ir.kernels import epilogue_labels
+
+
+def epilogue_lines(
+    graph: Graph, kernel: Gemm | Conv, style: Style, taken: set[str]
+) -> tuple[list[str], dict[str, str]]:
+    """(C statements from ``acc`` to ``out``, parameter name of each memory owner that they read)."""
+    assert kernel.epilogue is not None
+    labels = epilogue_labels(kernel.out)
+    fast = _fast_axis(graph, kernel)
+    names = Names(frozenset({*taken, "acc", "out", "i", "j", "m", "n", "c", "shared", "local"}))
+    params: dict[str, str] = {}
+    lines: list[str] = []
+    done: dict[Expr, str] = {}
+    for a in accesses(kernel.epilogue):
+        root = graph.root(a.blob)
+        params.setdefault(root, names.of(root))
+    for e in walk(kernel.epilogue):
+        if isinstance(e, Acc):
+            done[e] = "acc"
+        elif isinstance(e, Const):
+            done[e] = f"{style.v}_set1({literal(e.scalar.value(style.dtype), style.dtype)})"
+        elif isinstance(e, Load):
+            name = names.fresh("e")
+            lines.append(f"const {style.v} {name} = {_load(graph, e.access, kernel, labels, fast, params, style)};")
+            done[e] = name
+        elif isinstance(e, Op):
+            name = names.fresh("e")
+            text = style.vector(e.name, [done[a] for a in e.args])
+            lines.append(f"const {style.vector_type(e)} {name} = {text};")
+            done[e] = name
+        else:
+            raise InternalError(f"{type(e).__name__} cannot stand in an epilogue")
+    lines.append(f"const {style.v} out = {done[kernel.epilogue]};")
+    return lines, params
+
+
+def _fast_axis(graph: Graph, kernel: Gemm | Conv) -> str:
+    """The label of the axis along which the result's vectors run."""
+    if isinstance(kernel, Conv):
+        return "p"
+    _, _, strides = graph.resolve(kernel.c.blob, kernel.c.offset, list(zip(kernel.c.shape, kernel.c.strides, strict=True)))
+    return "j" if strides[1] == 1 or kernel.c.shape[1] == 1 else "i"
+
+
+def _load(
+    graph: Graph,
+    access: Access,
+    kernel: Gemm | Conv,
+    labels: str,
+    fast: str,
+    params: dict[str, str],
+    style: Style,
+) -> str:
+    pairs = [(d.extent, s) for d, s in access.strides]
+    root, offset, real = graph.resolve(access.blob, access.offset, pairs)
+    strides = {d.name: s for (d, _), s in zip(access.strides, real, strict=True)}
+    terms: list[str] = []
+    lane = 0
+    if isinstance(kernel, Gemm):
+        terms = [f"{d} * {s}" if s != 1 else d for d, s in strides.items() if s]
+        lane = strides.get(fast, 0)
+    else:
+        space = [strides.get(d, 0) for d in labels[2:]]
+        shape = kernel.out.shape[2:]
+        terms = [f"{d} * {strides[d]}" if strides[d] != 1 else d for d in "nc" if strides.get(d)]
+        if any(space):
+            step = 1
+            for extent, stride in zip(reversed(shape), reversed(space), strict=True):
+                if extent != 1 and stride != step:
+                    raise InternalError("an epilogue operand's planes must be contiguous")
+                step *= extent
+            terms.append("j")
+            lane = 1
+    if offset or not terms:
+        terms.append(str(offset))
+    at = f"{params[root]} + " + " + ".join(terms)
+    if lane == 0:
+        return f"{style.v}_set1(*({at}))"
+    if lane == 1:
+        return f"{style.v}_load_n({at}, m)"
+    return f"{style.v}_load_strided_n({at}, {lane}, m)"

@@ -1,0 +1,237 @@
+"""One kernel as one C function: fills the specs of the templates from the IR."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lossc.codegen.cexpr import Style
+from lossc.codegen.contraction import Code as ContractionCode
+from lossc.codegen.contraction import Epilogue
+from lossc.codegen.conv import ConvSpec, conv_code
+from lossc.codegen.environment import render
+from lossc.codegen.gemm import GemmSpec, gemm_code
+from lossc.codegen.mapgen import Code, map_code
+from lossc.codegen.mapplan import plan_map
+from lossc.codegen.names import Names, comment, identifier, literal, string
+from lossc.codegen.pool import PoolSpec, pool_code
+from lossc.codegen.epilogue import epilogue_lines
+from lossc.errors import InternalError
+from lossc.ir import CheckLabel, Conv, Gemm, Graph, Map, Node, Pool, Random, Ref
+from lossc.ir.expr import accesses
+from lossc.ir.printer import show_kernel
+from lossc.targets import Isa
+
+
+@dataclass(frozen=True)
+class Function:
+    """A kernel's C function, and the pointer expressions that the schedule calls it with."""
+
+    name: str
+    text: str
+    args: tuple[str, ...]
+    shared_scratch: int
+    thread_scratch: int
+    can_fail: bool = False
+
+
+class KernelWriter:
+    """Turns the graph's nodes into functions. ``address`` gives the C pointer of a memory owner plus an offset."""
+
+    def __init__(self, graph: Graph, isa: Isa, dtype: str, address) -> None:  # type: ignore[no-untyped-def]
+        self.graph, self.isa, self.dtype, self.address = graph, isa, dtype, address
+        self.style = Style(dtype)
+        self.functions = Names()
+
+    def write(self, node: Node) -> Function:
+        name = self.functions.fresh(_function_name(node))
+        heading = self._heading(node)
+        kernel = node.kernel
+        if isinstance(kernel, Map):
+            return self._map(name, heading, kernel)
+        if isinstance(kernel, Gemm):
+            return self._gemm(name, heading, kernel)
+        if isinstance(kernel, Conv):
+            return self._conv(name, heading, kernel)
+        if isinstance(kernel, Pool):
+            return self._pool(name, heading, kernel)
+        if isinstance(kernel, Random):
+            return self._random(name, heading, kernel)
+        if isinstance(kernel, CheckLabel):
+            return self._check(name, heading, kernel, node.layer)
+        raise InternalError(f"no template for {kernel.kind}")
+
+    def _heading(self, node: Node) -> str:
+        kind = self.graph.layer_types.get(node.layer)
+        line = self.graph.lines.get(node.layer)
+        where = f"    {self.graph.file}:{line}" if line else ""
+        what = f"{node.layer} {{ {kind} }}" if kind else node.layer
+        note = f" ({node.note})" if node.note else ""
+        return f"---- {what} {node.section}{note}{where}\n   {show_kernel(node.kernel)}"
+
+    # ---- operands
+
+    def _operand(self, ref: Ref) -> tuple[str, tuple[int, ...]]:
+        """(pointer, real strides) of a part of a blob."""
+        pairs = list(zip(ref.shape, ref.strides, strict=True))
+        root, offset, strides = self.graph.resolve(ref.blob, ref.offset, pairs)
+        return self.address(root, offset), strides
+
+    def _bind(self, operands: dict[str, Ref]) -> tuple[dict[str, str], dict[str, str], dict[str, tuple[int, ...]]]:
+        """Unique parameter names, their pointers, and strides, for each operand by role."""
+        names = Names(frozenset({"shared", "local", "i", "j", "k", "m", "n", "c"}))
+        params: dict[str, str] = {}
+        pointers: dict[str, str] = {}
+        strides: dict[str, tuple[int, ...]] = {}
+        for role, ref in operands.items():
+            params[role] = names.fresh(ref.blob)
+            pointers[params[role]], strides[role] = self._operand(ref)
+        return params, pointers, strides
+
+    def _function(
+        self, name: str, code: ContractionCode | Code, pointers: dict[str, str], can_fail: bool = False
+    ) -> Function:
+        args = [pointers[_declared(p)] for p in code.params if _declared(p) not in ("shared", "local")]
+        args += ["net->shared"] if code.shared_scratch else []
+        args += ["local"] if code.thread_scratch else []
+        return Function(name, code.text, tuple(args), code.shared_scratch, code.thread_scratch, can_fail)
+
+    # ---- kernels
+
+    def _map(self, name: str, heading: str, kernel: Map) -> Function:
+        plan = plan_map(self.graph, kernel)
+        names = Names(frozenset({"shared", "t", "row", "end", "begin", "stop"}))
+        params: dict[str, str] = {}
+        for s in plan.stores:
+            for a in (*accesses(s.value), s.access):
+                params.setdefault(a.blob, names.of(a.blob))
+        written = frozenset(s.access.blob for s in plan.stores)
+        code = map_code(
+            name, heading, plan, self.style, self.isa.lanes(self.dtype), params, identifier, written
+        )
+        return self._function(name, code, {p: self.address(blob, 0) for blob, p in params.items()})
+
+    def _epilogue(self, kernel: Gemm | Conv, pointers: dict[str, str]) -> Epilogue | None:
+        if kernel.epilogue is None:
+            return None
+        lines, params = epilogue_lines(self.graph, kernel, self.style, set(pointers))
+        pointers.update({p: self.address(blob, 0) for blob, p in params.items()})
+        return Epilogue(tuple(lines), tuple(f"const {self.style.real} *restrict {p}" for p in params.values()))
+
+    def _gemm(self, name: str, heading: str, kernel: Gemm) -> Function:
+        params, pointers, strides = self._bind({"a": kernel.a, "b": kernel.b, "c": kernel.c})
+        spec = GemmSpec(
+            name=name,
+            comment=comment(heading),
+            **params,
+            m=kernel.a.shape[0],
+            n=kernel.b.shape[1],
+            k=kernel.a.shape[1],
+            a_strides=strides["a"],  # type: ignore[arg-type]
+            b_strides=strides["b"],  # type: ignore[arg-type]
+            c_strides=strides["c"],  # type: ignore[arg-type]
+            alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
+            alpha_comment=comment(kernel.alpha.history),
+            accumulate=kernel.accumulate,
+            epilogue=self._epilogue(kernel, pointers),
+        )
+        return self._function(name, gemm_code(spec, self.isa, self.dtype), pointers)
+
+    def _conv(self, name: str, heading: str, kernel: Conv) -> Function:
+        params, pointers, strides = self._bind({"x": kernel.x, "w": kernel.w, "y": kernel.y})
+        g = kernel.geometry
+        spec = ConvSpec(
+            name=name,
+            comment=comment(heading),
+            **params,
+            direction=kernel.direction,  # type: ignore[arg-type]
+            n=kernel.x.shape[0],
+            groups=kernel.groups,
+            ci=kernel.x.shape[1],
+            co=kernel.y.shape[1],
+            in_shape=kernel.x.shape[2:],
+            out_shape=kernel.y.shape[2:],
+            kernel=g.kernel,
+            stride=g.stride,
+            pad=g.pad,
+            dilation=g.dilation,
+            x_strides=self._image_strides(kernel.x, strides["x"]),
+            y_strides=self._image_strides(kernel.y, strides["y"]),
+            alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
+            alpha_comment=comment(kernel.alpha.history),
+            accumulate=kernel.accumulate,
+            epilogue=self._epilogue(kernel, pointers),
+        )
+        return self._function(name, conv_code(spec, self.isa, self.dtype), pointers)
+
+    def _image_strides(self, ref: Ref, strides: tuple[int, ...]) -> tuple[int, int]:
+        step = 1
+        for extent, stride in zip(reversed(ref.shape[2:]), reversed(strides[2:]), strict=True):
+            if extent != 1 and stride != step:
+                raise InternalError(f"the planes of {ref.blob} are not contiguous")
+            step *= extent
+        image = strides[0] if ref.shape[0] > 1 else step * ref.shape[1]
+        return image, strides[1] if ref.shape[1] > 1 else step
+
+    def _pool(self, name: str, heading: str, kernel: Pool) -> Function:
+        operands = {"x": kernel.x, "y": kernel.y}
+        if kernel.mask is not None:
+            operands["mask"] = kernel.mask
+        params, pointers, strides = self._bind(operands)
+        g = kernel.geometry
+        spec = PoolSpec(
+            name=name,
+            comment=comment(heading),
+            direction=kernel.direction,  # type: ignore[arg-type]
+            method=kernel.method,  # type: ignore[arg-type]
+            n=kernel.x.shape[0],
+            channels=kernel.x.shape[1],
+            in_shape=kernel.x.shape[2:],  # type: ignore[arg-type]
+            out_shape=kernel.y.shape[2:],  # type: ignore[arg-type]
+            kernel=g.kernel,  # type: ignore[arg-type]
+            stride=g.stride,  # type: ignore[arg-type]
+            pad=g.pad,  # type: ignore[arg-type]
+            x=params["x"],
+            y=params["y"],
+            mask=params.get("mask"),
+            mask_kind="none" if kernel.mask is None else "index",
+            x_strides=self._image_strides(kernel.x, strides["x"]),
+            y_strides=self._image_strides(kernel.y, strides["y"]),
+            alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
+            accumulate=kernel.accumulate,
+        )
+        text, decls = pool_code(spec, self.isa, self.dtype)
+        return self._function(name, Code(text, decls), pointers)
+
+    def _random(self, name: str, heading: str, kernel: Random) -> Function:
+        pointer, _ = self._operand(kernel.out)
+        view = {
+            "name": name, "heading": heading, "real": self.style.real, "dtype": self.dtype,
+            "distribution": kernel.distribution, "count": kernel.out.size, "stream": kernel.stream,
+            "a": literal(kernel.a, self.dtype), "b": literal(kernel.b, self.dtype),
+        }  # fmt: skip
+        return Function(name, render("random.c.j2", view), ("net", pointer), 0, 0)
+
+    def _check(self, name: str, heading: str, kernel: CheckLabel, layer: str) -> Function:
+        pointer, _ = self._operand(kernel.label)
+        view = {
+            "name": name, "heading": heading, "real": self.style.real, "count": kernel.label.size,
+            "last": kernel.classes - 1, "ignore": kernel.ignore, "layer_string": string(layer),
+            "blob_string": string(self.graph.blobs[kernel.label.blob].label), "truncate": "truncf" if self.dtype == "f32" else "trunc",
+            "zero": literal(0, self.dtype), "top": literal(kernel.classes - 1, self.dtype),
+            "ignored": literal(kernel.ignore or 0, self.dtype), "tasks": -(-kernel.label.size // 4096),
+        }  # fmt: skip
+        tasks = view["tasks"]
+        assert isinstance(tasks, int)
+        return Function(name, render("check_label.c.j2", view), ("net", pointer, "net->shared"), tasks, 0, True)
+
+
+def _declared(declaration: str) -> str:
+    match = re.search(r"(\w+)$", declaration)
+    assert match
+    return match.group(1)
+
+
+def _function_name(node: Node) -> str:
+    verb = {"forward": "forward", "backward": "backward", "init": "init", "update": "update"}[node.section]
+    return f"{identifier(node.layer)}_{verb}"

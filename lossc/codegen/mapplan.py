@@ -1,0 +1,125 @@
+"""How a map becomes loops: which dimensions are rows, which is the vector, what is computed in which stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from lossc.ir import Access, Dim, Graph, Map, Store
+from lossc.ir.expr import Expr, Gather, Iota, Load, Reduce, accesses, map_accesses, rewrite, walk
+from lossc.ir.sweep import classify
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A map over memory owners' addresses, its dimensions merged and sorted.
+
+    ``rows``: dimensions shared out among threads; ``inner``: those that reductions within a row run over; ``vector``: the
+    dimension whose points go into one vector, in either group; None where there is no dimension at all.
+    ``totals``: reductions to one number for the whole map, finished after all rows.
+    """
+
+    stores: tuple[Store, ...]
+    rows: tuple[Dim, ...]
+    inner: tuple[Dim, ...]
+    vector: Dim | None
+    totals: tuple[Reduce, ...]
+
+    @property
+    def vector_in_rows(self) -> bool:
+        return self.vector is None or self.vector in self.rows
+
+
+def plan_map(graph: Graph, kernel: Map) -> Plan:
+    """Raises InternalError for maps that one nest of loops cannot compute (the builder must then emit two)."""
+    stores = [Store(_resolve(graph, s.access), _resolve_expr(graph, s.value), s.accumulate) for s in kernel.stores]
+    dims = list(kernel.dims)
+    totals, inner = classify(stores)
+    dims, stores = _merge(dims, stores, inner)
+    totals, inner = classify(stores)
+    rows = tuple(d for d in dims if d not in inner)
+    return Plan(tuple(stores), rows, tuple(d for d in dims if d in inner), _vector(dims, stores), totals)
+
+
+def _resolve(graph: Graph, a: Access) -> Access:
+    root, offset, strides = graph.resolve(a.blob, a.offset, [(d.extent, s) for d, s in a.strides])
+    return Access(root, offset, tuple((d, s) for (d, _), s in zip(a.strides, strides, strict=True)))
+
+
+def _resolve_expr(graph: Graph, e: Expr) -> Expr:
+    def one(x: Expr) -> Expr:
+        if isinstance(x, Load):
+            return Load(_resolve(graph, x.access))
+        if isinstance(x, Gather):
+            pick = Dim("@pick", x.extent)
+            wide = _resolve(graph, replace(x.access, strides=(*x.access.strides, (pick, x.stride))))
+            rest = tuple(p for p in wide.strides if p[0] != pick)
+            return Gather(replace(wide, strides=rest), x.index, wide.stride(pick), x.extent)
+        return x
+
+    return rewrite(e, one)
+
+
+def _merge(dims: list[Dim], stores: list[Store], inner: frozenset[Dim]) -> tuple[list[Dim], list[Store]]:
+    """Neighbouring dimensions that every access walks as one become one."""
+    k = 0
+    while k + 1 < len(dims):
+        a, b = dims[k], dims[k + 1]
+        if not _mergeable(a, b, stores, inner):
+            k += 1
+            continue
+        joined = Dim(a.name + b.name, a.extent * b.extent)
+
+        def join(x: Access, a: Dim = a, b: Dim = b, joined: Dim = joined) -> Access:
+            pairs = [(joined, s) if d == b else (d, s) for d, s in x.strides if d != a]
+            return replace(x, strides=tuple(pairs))
+
+        def change(e: Expr, a: Dim = a, b: Dim = b, joined: Dim = joined) -> Expr:
+            if isinstance(e, Reduce) and b in e.dims:
+                rest = [joined if d == b else d for d in e.dims if d != a]
+                return Reduce(e.kind, e.arg, tuple(sorted(rest)))
+            return e
+
+        stores = [
+            Store(join(s.access), rewrite(map_accesses(s.value, join), change), s.accumulate) for s in stores
+        ]
+        dims = [*dims[:k], joined, *dims[k + 2 :]]
+        inner = frozenset(joined if d == b else d for d in inner if d != a)
+        k = max(k - 1, 0)
+    return dims, stores
+
+
+def _mergeable(a: Dim, b: Dim, stores: list[Store], inner: frozenset[Dim]) -> bool:
+    if (a in inner) != (b in inner):
+        return False
+    for s in stores:
+        for x in (s.access, *accesses(s.value)):
+            if (a in x.dims) != (b in x.dims) or x.stride(a) != x.stride(b) * b.extent:
+                return False
+        for e in walk(s.value):
+            if isinstance(e, Iota) and e.dim in (a, b):
+                return False
+            if isinstance(e, Reduce) and (a in e.dims) != (b in e.dims):
+                return False
+            if (a in e.varies) != (b in e.varies):
+                return False
+    return True
+
+
+def _vector(dims: list[Dim], stores: list[Store]) -> Dim | None:
+    """The dimension along which most accesses are contiguous; of equals the last."""
+    best, chosen = -(10**9), None
+    for d in dims:
+        score = 0
+        for s in stores:
+            for x in (s.access, *accesses(s.value)):
+                stride = abs(x.stride(d))
+                score += 4 if stride == 1 else -3 if stride > 1 else 0
+        score -= 8 if d.extent < 4 else 0
+        if score >= best:
+            best, chosen = score, d
+    return chosen
+
+
+def points(dims: tuple[Dim, ...]) -> int:
+    return prod(d.extent for d in dims)

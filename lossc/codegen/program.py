@@ -1,0 +1,205 @@
+"""A whole net as ``net.c`` and ``net.h``: functions, memory, schedule, and the manifest that describes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lossc.codegen.environment import render
+from lossc.codegen.kernelgen import Function, KernelWriter
+from lossc.ir.memory import ALIGN, MemoryPlan
+from lossc.codegen.names import Names, comment, identifier, literal, string
+from lossc.ir import Conv, Gemm, Graph, Ref
+from lossc.targets import Isa
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Program:
+    """The generated text and what a program needs to know to use it."""
+
+    source: str
+    header: str
+    manifest: dict[str, Any]
+
+
+def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", threads: int = 0) -> Program:
+    """C for the graph's sections. ``dtype`` "f32" or "f64"; ``prefix`` of the C functions (default: the net's name);
+    ``threads``: the team's size where ``create`` is given 0 (0: all cores)."""
+    plan: MemoryPlan = graph.options["memory"]
+    names = Names()
+    param_index = {p.blob: k for k, p in enumerate(graph.params)}
+    used: dict[str, str] = {}
+
+    def address(root: str, offset: int) -> str:
+        plus = f" + {offset}" if offset else ""
+        if root in param_index:
+            return f"net->param[{param_index[root]}]{plus}"
+        used[root] = "AT_" + names.of(root)
+        return f"m + {used[root]}{plus}"
+
+    writer = KernelWriter(graph, isa, dtype, address)
+    functions: list[Function] = []
+    schedule: dict[str, list[dict[str, Any]]] = {"init": [], "forward": [], "backward": [], "update": []}
+    for node in graph.nodes:
+        f = writer.write(node)
+        functions.append(f)
+        schedule[node.section].append({"name": f.name, "args": f.args, "can_fail": f.can_fail})
+    shared = max((f.shared_scratch for f in functions), default=0)
+    local = max((f.thread_scratch for f in functions), default=0)
+    address("loss_total", 0)
+    solver = graph.options.get("solver")
+    prefix = identifier(prefix or graph.name).lower()
+    view = {
+        "net": comment(graph.name),
+        "file": comment(graph.file),
+        "prefix": prefix,
+        "guard": f"LOSSC_{prefix.upper()}_H",
+        "isa": isa.name,
+        "lanes": isa.lanes_f32,
+        "real": "float" if dtype == "f32" else "double",
+        "functions": [f.text.rstrip() for f in functions],
+        "offsets": [
+            {"name": name, "offset": plan.offsets[root], "what": comment(f"{root} {list(graph.blobs[root].shape)}")}
+            for root, name in used.items()
+        ],
+        "schedule": schedule,
+        "uses_local": {s: any("local" in c["args"] for c in calls) for s, calls in schedule.items()},
+        "size": plan.size,
+        "param_size": plan.param_size,
+        "param_offsets": [plan.param_offsets[p.blob] for p in graph.params],
+        "params": [_param_view(graph, plan, k) for k in range(len(graph.params))],
+        "shared": _round(shared),
+        "local": _round(local),
+        "threads": threads,
+        "blobs": _header_blobs(graph, plan),
+        "diff_range": _diff_range(graph, plan),
+        "phase": graph.options.get("phase", "TRAIN"),
+        "solver": _solver_view(solver, plan) if solver else None,
+        "string": string,
+    }
+    manifest = {
+        "format": FORMAT,
+        "net": graph.name,
+        "prefix": prefix,
+        "phase": view["phase"],
+        "dtype": dtype,
+        "isa": isa.name,
+        "blobs": _blob_table(graph, plan),
+        "params": [
+            {
+                "layer": p.layer,
+                "index": p.index,
+                "blob": p.blob,
+                "shape": list(graph.blobs[p.blob].shape),
+                "diff": plan.offsets[p.blob + ".diff"],
+                "lr_mult": p.lr_mult,
+                "decay_mult": p.decay_mult,
+            }
+            for p in graph.params
+        ],
+        "layers": [
+            {
+                "name": c.name,
+                "type": c.layer.type,
+                "params": [param_index[p] for p in c.params],
+                "param_shapes": [list(s.shape) for s in c.layer.params(*[graph.blobs[b].shape for b in c.bottoms])],
+                "is_input": bool(getattr(c.layer, "is_input", False)),
+                "tops": [graph.blobs[t].label for t in c.tops],
+            }
+            for c in graph.calls
+        ],
+        "inputs": graph.inputs,
+        "outputs": graph.outputs,
+        "losses": [
+            {"layer": t.layer, "blob": graph.blobs[t.blob].label, "weight": t.weight.value(dtype)} for t in graph.losses
+        ],
+        "history": [_history_view(graph, plan, b) for b in graph.options.get("history", [])],
+        "bytes": _bytes(plan, shared, local, 4 if dtype == "f32" else 8),
+        "flops": {s: sum(n.kernel.flops for n in graph.section(s) if isinstance(n.kernel, (Gemm, Conv)))
+                  for s in ("forward", "backward")},
+    }  # fmt: skip
+    return Program(render("net.c.j2", view), render("net.h.j2", view), manifest)
+
+
+def _round(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+def _bytes(plan: MemoryPlan, shared: int, local: int, width: int) -> dict[str, int]:
+    return {
+        "params": plan.param_size * width,
+        "arena": plan.size * width,
+        "arena_lower_bound": plan.lower_bound * width,
+        "scratch_shared": _round(shared) * width,
+        "scratch_per_thread": _round(local) * width,
+    }
+
+
+def _view_of(graph: Graph, plan: MemoryPlan, name: str) -> dict[str, Any]:
+    """Where a blob lies in the arena: offset, shape and strides in reals."""
+    ref = Ref.whole(graph.blobs[name])
+    root, offset, strides = graph.resolve(name, 0, list(zip(ref.shape, ref.strides, strict=True)))
+    return {"offset": plan.offsets[root] + offset, "shape": list(ref.shape), "strides": list(strides)}
+
+
+def _blob_table(graph: Graph, plan: MemoryPlan) -> dict[str, Any]:
+    """Every Caffe blob by name; ``data`` and ``diff`` say where they are, or None where they were not kept."""
+    table: dict[str, Any] = {}
+    for label, name in graph.data_of.items():
+        diff = graph.diff_of.get(label)
+        table[label] = {
+            "shape": list(graph.blobs[name].shape),
+            "data": _view_of(graph, plan, name) if name in graph.observable else None,
+            "diff": _view_of(graph, plan, diff) if diff in graph.observable and diff is not None else None,
+            "has_diff": diff is not None and diff in graph.blobs,
+        }
+    return table
+
+
+def _history_view(graph: Graph, plan: MemoryPlan, name: str) -> dict[str, Any]:
+    return _view_of(graph, plan, name)
+
+
+def _param_view(graph: Graph, plan: MemoryPlan, k: int) -> dict[str, Any]:
+    p = graph.params[k]
+    blob = graph.blobs[p.blob]
+    return {
+        "index": k,
+        "name": identifier(p.blob),
+        "what": comment(f"{p.layer}/{p.index} {list(blob.shape)}"),
+        "size": blob.size,
+        "diff": plan.offsets[p.blob + ".diff"],
+    }
+
+
+def _header_blobs(graph: Graph, plan: MemoryPlan) -> list[dict[str, Any]]:
+    """The blobs that C callers reach by name: inputs and outputs that lie contiguous."""
+    out, names = [], Names()
+    for label in dict.fromkeys([*graph.inputs, *graph.outputs]):
+        name = graph.data_of[label]
+        place = _view_of(graph, plan, name)
+        if Ref(name, tuple(place["shape"]), tuple(place["strides"])).is_contiguous or graph.blobs[name].size == 1:
+            out.append(
+                {
+                    "name": names.fresh(label).lower(),
+                    "offset": place["offset"],
+                    "size": graph.blobs[name].size,
+                    "what": comment(f"{label} {place['shape']}"),
+                    "input": label in graph.inputs,
+                }
+            )
+    return out
+
+
+def _diff_range(graph: Graph, plan: MemoryPlan) -> int:
+    """Parameter gradients lie first in the arena: clearing them is one memset of this many reals."""
+    return sum(-(-graph.blobs[p.blob].size // ALIGN) * ALIGN for p in graph.params)
+
+
+def _solver_view(solver: Any, plan: MemoryPlan) -> dict[str, Any]:
+    view = solver.view()
+    for key in ("base_lr", "gamma", "power"):
+        view[key] = literal(view[key], "f32")
+    return {**view, "rate_at": plan.offsets["solver.rate"]}

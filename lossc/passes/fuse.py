@@ -1,0 +1,219 @@
+"""fuse-maps and fuse-epilogues: element-wise work joins the kernel that makes or takes its operand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lossc.ir import Access, Conv, Gemm, Graph, Map, Node, Ref, Store, make_map
+from lossc.ir.expr import Acc, Expr, Gather, Iota, Load, Reduce, accesses, rewrite, walk
+from lossc.ir.kernels import epilogue_labels
+from lossc.ir.sweep import is_one_sweep
+from lossc.passes.analysis import align, between, covers, is_private, rename_dims, roots, space, touches_between
+
+
+@dataclass(frozen=True)
+class FuseMaps:
+    """A map whose only use is one other map -> its expression inside that map; the blob between them dies."""
+
+    name: str = "fuse-maps"
+
+    def run(self, graph: Graph) -> bool:
+        changed = False
+        for node in graph.nodes:
+            fused = _fuse(graph, node)
+            if fused is not None:
+                consumer, kernel, name = fused
+                graph.replace(consumer, kernel)
+                graph.remarks.append(f"{node.layer}: fused into {consumer.layer}")
+                graph.remove(node)
+                graph.remove_blob(name)
+                changed = True
+        return changed
+
+
+def _fuse(graph: Graph, node: Node) -> tuple[Node, Map, str] | None:
+    producer = node.kernel
+    if not isinstance(producer, Map) or len(producer.stores) != 1 or producer.accumulates:
+        return None
+    store = producer.stores[0]
+    name = store.access.blob
+    if not is_private(graph, name) or not covers(graph, store.access) or len(graph.writers(name)) != 1:
+        return None
+    if any(isinstance(e, (Reduce, Gather, Iota)) for e in walk(store.value)):
+        return None
+    readers = graph.readers(name)
+    if len(readers) != 1 or not isinstance(readers[0].kernel, Map) or readers[0].section != node.section:
+        return None
+    consumer = readers[0]
+    target = consumer.kernel
+    assert isinstance(target, Map)
+    loads = {a for s in target.stores for a in accesses(s.value) if a.blob == name}
+    if any(isinstance(e, Gather) and e.access.blob == name for s in target.stores for e in walk(s.value)):
+        return None
+    if len(loads) != 1 or name in target.writes() or space(target) != graph.blobs[name].size:
+        return None
+    for other in between(graph, node, consumer):
+        if roots(graph, other.kernel.writes()) & roots(graph, producer.reads()):
+            return None
+    if set(target.writes()) & set(producer.reads()):
+        return None
+    value = _value_in(producer, loads.pop())
+    if value is None:
+        return None
+    stores = tuple(Store(s.access, _substitute(s.value, name, value), s.accumulate) for s in target.stores)
+    fused = make_map(stores)
+    return (consumer, fused, name) if is_one_sweep(fused) else None
+
+
+def _value_in(producer: Map, load: Access) -> Expr | None:
+    """The producer's expression in the dimensions in which the consumer reads it."""
+    aligned = align(producer, producer.stores[0].access, load)
+    if aligned is None:
+        return None
+    kernel, mapping = aligned
+    if set(kernel.dims) != set(mapping):
+        return None
+    return rename_dims(kernel, mapping).stores[0].value
+
+
+def _substitute(root: Expr, name: str, value: Expr) -> Expr:
+    return rewrite(root, lambda e: value if isinstance(e, Load) and e.access.blob == name else e)
+
+
+@dataclass(frozen=True)
+class FuseEpilogues:
+    """A map over a contraction's result -> the contraction's epilogue, applied while the tile is in registers."""
+
+    name: str = "fuse-epilogues"
+
+    def run(self, graph: Graph) -> bool:
+        changed = False
+        for ident in [n.id for n in graph.nodes if isinstance(n.kernel, (Gemm, Conv))]:
+            while _absorb(graph, graph.node(ident)):
+                changed = True
+        return changed
+
+
+def _absorb(graph: Graph, node: Node) -> bool:
+    kernel = node.kernel
+    assert isinstance(kernel, (Gemm, Conv))
+    out = kernel.out
+    if kernel.accumulate or graph.blobs[out.blob].size != out.size or not out.is_contiguous:
+        return False
+    user = _next_user(graph, node, out.blob)
+    if user is None or not isinstance(user.kernel, Map) or len(user.kernel.stores) != 1:
+        return False
+    value = user.kernel
+    store = value.stores[0]
+    in_place = store.access.blob == out.blob
+    if in_place and not store.accumulate:
+        return False
+    if not in_place and not _only_reader(graph, node, user, out.blob):
+        return False
+    if any(isinstance(e, (Reduce, Gather, Iota)) for e in walk(store.value)):
+        return False
+    if set(roots(graph, value.reads())) & {graph.root(out.blob)} != {graph.root(out.blob)}:
+        return False
+    others = [r for r in value.reads() if r != out.blob]
+    if any(
+        roots(graph, n.kernel.writes()) & roots(graph, others) for n in between(graph, node, user)
+    ):  # the operands must be ready when the contraction runs
+        return False
+    if not in_place and (store.accumulate or touches_between(graph, [store.access.blob], node, user)):
+        return False
+    built = _epilogue(graph, kernel, value, in_place)
+    if built is None:
+        return False
+    fresh = _with(kernel, *built)
+    graph.replace(node, fresh, note=_joined(node.note, user.note))
+    graph.remarks.append(f"{user.layer}: {user.note or 'map'} fused into the epilogue of {node.layer}")
+    graph.remove(user)
+    if not in_place:
+        graph.remove_blob(out.blob)
+    return True
+
+
+def _joined(a: str, b: str) -> str:
+    return ", ".join(x for x in (a, b) if x)
+
+
+def _next_user(graph: Graph, node: Node, blob: str) -> Node | None:
+    family = set(graph.family(blob))
+    at = graph.position()[node.id]
+    for n in graph.nodes[at + 1 :]:
+        if family & {*n.kernel.reads(), *n.kernel.writes()}:
+            return n if n.section == node.section else None
+    return None
+
+
+def _only_reader(graph: Graph, node: Node, user: Node, blob: str) -> bool:
+    return (
+        is_private(graph, blob)
+        and [n.id for n in graph.writers(blob)] == [node.id]
+        and [n.id for n in graph.readers(blob)] == [user.id]
+    )
+
+
+def _epilogue(graph: Graph, kernel: Gemm | Conv, value: Map, in_place: bool) -> tuple[Expr, Ref] | None:
+    """(expression over the result's own dimensions, where it now goes)."""
+    out = kernel.out
+    labels = epilogue_labels(out)
+    target = out[labels]
+    store = value.stores[0]
+    if space(value) != out.size:
+        return None
+    if in_place:
+        mine = store.access
+    else:
+        loads = {a for a in accesses(store.value) if a.blob == out.blob}
+        if len(loads) != 1:
+            return None
+        mine = loads.pop()
+    aligned = align(value, mine, target)
+    if aligned is None:
+        return None
+    split, mapping = aligned
+    if set(split.dims) != set(mapping):
+        return None
+    store = rename_dims(split, mapping).stores[0]
+    acc: Expr = kernel.epilogue if kernel.epilogue is not None else Acc(tuple(target.dims))
+    if in_place:
+        expr: Expr = acc + store.value
+        place = out
+    else:
+        expr = _substitute(store.value, out.blob, acc)
+        place_access = store.access
+        if not _same_layout(place_access, target, out):
+            return None
+        place = Ref(place_access.blob, out.shape, out.strides, place_access.offset)
+    return (expr, place) if _simple(graph, kernel, expr, labels) else None
+
+
+def _same_layout(store: Access, target: Access, out: Ref) -> bool:
+    return all(store.stride(d) == target.stride(d) for d in target.dims) and store.offset == 0
+
+
+def _simple(graph: Graph, kernel: Gemm | Conv, expr: Expr, labels: str) -> bool:
+    """Every operand varies along the channel only, or is laid out like the result's planes."""
+    if isinstance(kernel, Gemm):
+        return True
+    shape = kernel.out.shape[2:]
+    for a in accesses(expr):
+        _, _, real = graph.resolve(a.blob, a.offset, [(d.extent, s) for d, s in a.strides])
+        strides = {d.name: s for (d, _), s in zip(a.strides, real, strict=True)}
+        spatial = [strides.get(x, 0) for x in labels[2:]]
+        if any(spatial):
+            step = 1
+            for extent, stride in zip(reversed(shape), reversed(spatial), strict=True):
+                if extent != 1 and stride != step:
+                    return False
+                step *= extent
+    return True
+
+
+def _with(kernel: Gemm | Conv, epilogue: Expr, place: Ref) -> Gemm | Conv:
+    if isinstance(kernel, Gemm):
+        return replace(kernel, epilogue=epilogue, c=place)
+    slot = {"forward": "y", "bwd_data": "x", "bwd_weights": "w"}[kernel.direction]
+    changes: dict[str, object] = {"epilogue": epilogue, slot: place}
+    return replace(kernel, **changes)  # type: ignore[arg-type]

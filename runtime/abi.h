@@ -1,0 +1,27 @@
+/* What a compiled net offers to a program that knows nothing of it beforehand: one table of functions. */
+#ifndef LOSSC_ABI_H
+#define LOSSC_ABI_H
+
+#include <stdint.h>
+
+typedef struct lossc_net lossc_net;
+
+typedef struct lossc_abi {
+    int version;
+    lossc_net *(*create)(int threads, uint64_t seed);
+    void (*destroy)(lossc_net *net);
+    double (*forward)(lossc_net *net);
+    void (*backward)(lossc_net *net);
+    double (*forward_backward)(lossc_net *net);
+    void (*clear_param_diffs)(lossc_net *net);
+    void (*update)(lossc_net *net);
+    double (*rate)(lossc_net *net);
+    const char *(*error)(const lossc_net *net);
+    void *(*memory)(lossc_net *net, int64_t offset);
+    void *(*param)(lossc_net *net, int index);
+    void (*share_param)(lossc_net *net, int index, void *data);
+    int64_t (*get)(const lossc_net *net, int what);
+    void (*set)(lossc_net *net, int what, int64_t value);
+} lossc_abi;
+
+#endif
