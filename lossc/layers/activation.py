@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lossc.ir import IO, Access, Builder, Ref
+from lossc.ir import IO, Builder
 from lossc.ir.expr import Expr, Value, expr, sigmoid, tanh, where
+from lossc.layers.access import full
 from lossc.layers.base import Layer, Shape
-
-#: Names of a blob's axes in maps over all of it.
-AXES = "nchwabdefgijklmopqrstuvxyz"
-
-
-def full(ref: Ref) -> Access:
-    """The access that runs over every axis of a blob."""
-    return ref[AXES[: ref.ndim]]
 
 
 class ElementWise(Layer):
