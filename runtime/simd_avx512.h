@@ -74,6 +74,9 @@ static inline vf32 vf32_from_bits(vi32 v) { return _mm512_castsi512_ps(v); }
 static inline vi32 vf32_to_int(vf32 v) { return _mm512_cvttps_epi32(v); }
 static inline vf32 vi32_to_float(vi32 v) { return _mm512_cvtepi32_ps(v); }
 
+#define VF32_HAS_SCALEF
+static inline vf32 vf32_scalef(vf32 v, vf32 n) { return _mm512_scalef_ps(v, n); }    /* v 2^n */
+
 /* The three reductions share their tree; OP is the instruction's name. */
 #define LOSSC_REDUCE_PS(OP, v)                                                              \
     const __m256 h8 = _mm256_##OP##_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); \
