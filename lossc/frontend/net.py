@@ -129,7 +129,7 @@ def origin_of(places: Place, file: str) -> Origin:
     return Origin(file, [place.line for place in layers], places.line_of("input"))
 
 
-def phase_number(phase: int | str) -> int:
+def phase_number(phase: int | str) -> caffe_pb2.Phase:
     """caffe_pb2.TRAIN or TEST, of either or of their names. Raises UsageError."""
     name = phase.upper() if isinstance(phase, str) else phase
     for known in (caffe_pb2.TRAIN, caffe_pb2.TEST):

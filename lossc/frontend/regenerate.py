@@ -7,8 +7,12 @@ they clash with those of an installed pycaffe.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 FOLDER = Path(__file__).parent
 
@@ -42,15 +46,9 @@ for _name, _enum in DESCRIPTOR.enum_types_by_name.items():
 
 def compile_proto(folder: Path) -> tuple[bytes, str]:
     """The serialised FileDescriptorProto and the type stub that protoc makes of ``folder``/caffe.proto."""
-    import grpc_tools
-    from google.protobuf.descriptor_pb2 import FileDescriptorSet
-    from grpc_tools import protoc
-
-    include = Path(grpc_tools.__file__).parent / "_proto"
     with tempfile.TemporaryDirectory() as out:
         outputs = [f"--descriptor_set_out={out}/set", f"--pyi_out={out}"]
-        if protoc.main(["protoc", f"-I{folder}", f"-I{include}", *outputs, "caffe.proto"]):
-            raise SystemExit("protoc refuses caffe.proto")
+        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}", *outputs, "caffe.proto"], check=True)
         schema = FileDescriptorSet.FromString(Path(out, "set").read_bytes()).file[0]
         for message in schema.message_type:
             for field in message.field:

@@ -78,7 +78,7 @@ class SolverSource:
         states = list(param.test_state) or [NetState()] * len(fields)
         return [self._net(name, i, caffe_pb2.TEST, last) for (name, i), last in zip(fields, states, strict=True)]
 
-    def _net(self, field: str, index: int, phase: int, last: NetState) -> NetSource:
+    def _net(self, field: str, index: int, phase: caffe_pb2.Phase, last: NetState) -> NetSource:
         value = getattr(self.param, field)
         if field.startswith("test_"):
             value = value[index]

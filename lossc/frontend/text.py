@@ -110,6 +110,8 @@ def _explain(error: text_format.ParseError, text: str, places: Place, root: Any,
         return PrototxtError(message, fix=fix, layer=layer_name(path), file=file, line=where)
 
     if match := re.search(r'Message type "([\w.]+)" has no field named "([^"]*)"', raw):
+        if path[-1].name == match[2]:
+            path.pop()
         return fail(*_unknown_field(match[1], match[2], path, root))
     if match := re.search(r'Enum type "([\w.]+)" has no value (?:named|with number) (.*?)\.?$', raw, re.DOTALL):
         return fail(*_unknown_value(match[1], match[2], field))
@@ -126,11 +128,13 @@ def _explain(error: text_format.ParseError, text: str, places: Place, root: Any,
         return fail(f"{field} wants true or false")
     if "String missing ending quote" in raw:
         return fail("a string lacks its ending quote", "strings end in the line in which they start")
-    if (unclosed := places.unclosed()) and not text[offset + 1 :].split("#")[0].strip(" \t\r\n\"'}"):
-        what = unclosed.name or "{"
-        return fail(f"the file ends, but {what} is still open", f"close {what} of line {unclosed.line} by }}", unclosed)
+    if re.search(r'Expected "[}>]"', raw) and (unclosed := places.unclosed()):
+        path = places.path_to(unclosed.start)
+        return fail(f"the file ends, but {unclosed.name} {{ is still open", "close it by }", unclosed)
     if match := re.search(r'Expected "(.)"', raw):
-        wanted = {"{": f"{field} wants its fields in {{ }}", ":": f"a : is missing after {field}"}
+        before = re.search(r"(\w+)\s*:?\s*$", text[:offset])
+        name = before[1] if before else "the name"
+        wanted = {"{": f"{name} wants its fields in {{ }}", ":": f"a : is missing after {name}"}
         return fail(wanted.get(match[1], f'"{match[1]}" is missing here'), f"the line reads: {lines[line - 1].strip()}")
     if match := re.search(r"Expected identifier or number, got (.)", raw):
         fix = "remove it, or the } that closes too early above" if match[1] == "}" else "remove it"
@@ -146,8 +150,6 @@ def _unknown_field(message: str, name: str, path: Sequence[Place], root: Any) ->
     """What to say of a field that its message does not have, and what was likely meant."""
     descriptor = _message(message)
     chain = [p.name for p in path if p.name]
-    if chain and chain[-1] == name:
-        chain.pop()
     parent = chain[-1] if chain else _ROOTS.get(descriptor.name, descriptor.name)
     text = f'unknown field "{name}" in {parent}'
     fields = descriptor.fields_by_name
@@ -155,17 +157,23 @@ def _unknown_field(message: str, name: str, path: Sequence[Place], root: Any) ->
     around = [root, *_descriptors(root, chain[:-1])]
     owner = next((d for d in reversed(around) if d is not descriptor and name in d.fields_by_name), None)
     if owner is not None:
-        opened = next(p.line for p in reversed(path) if p.name == parent)
-        return text, f"it belongs outside: close {parent} of line {opened} by }} before it"
+        return text, f"it belongs outside: close {parent} {{ of line {path[-1].line} by }} before it"
     if match:
         return text, f"did you mean {match}?"
     inner = [f.name for f in descriptor.fields if f.message_type and name in f.message_type.fields_by_name]
-    inner = [f for f in inner if f.endswith("_param")]
+    inner = sorted(f for f in inner if f.endswith("_param"))
     if inner and descriptor.name == "LayerParameter":
-        return text, f"it is a field of {', '.join(sorted(inner))}: write {sorted(inner)[0]} {{ {name}: ... }}"
+        own = (path[-1].text_of("type") or "").lower()
+        best = next((f for f in inner if f.removesuffix("_param").replace("_", "") == own), None)
+        return text, f"write {best} {{ {name}: ... }}" if best else f"it is a field of {', '.join(inner)}"
     other = {"NetParameter": "SolverParameter", "SolverParameter": "NetParameter"}.get(descriptor.name)
     if other and name in _message(other).fields_by_name:
         return text, f"this looks like the file of {_ROOTS[other]}, but that of {_ROOTS[descriptor.name]} is wanted"
+    if len(fields) > 30:
+        return (
+            text,
+            "check the spelling; most settings stand in the message of the layer's type, such as relu_param { }",
+        )
     return text, f"{parent} knows {', '.join(sorted(fields))}"
 
 
@@ -189,8 +197,8 @@ def _unknown_value(enum: str, value: str, field: str | None) -> tuple[str, str]:
     if name == "LayerType" and quoted:
         return f"type of layers {{ }} is a word without quotes, not {value}", f"write layer {{ type: {value} ... }}"
     match = bare if bare in values else closest(bare, values)
-    hint = f"did you mean {match}? " if match else ""
-    return f"{field} cannot be {value}", f"{hint}It is one of {', '.join(sorted(values))}, without quotes"
+    choices = f"one of {', '.join(sorted(values))}, without quotes"
+    return f"{field} cannot be {value}", f"did you mean {match}? It is {choices}" if match else f"write {choices}"
 
 
 def _string_fix(field: str | None, value: str) -> str:
