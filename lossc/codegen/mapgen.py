@@ -56,7 +56,7 @@ class MapWriter:
     def __init__(self, plan: Plan, style: Style, lanes: int, pointer: Callable[[str], str], label: Callable[[str], str]):
         self.plan, self.style, self.lanes = plan, style, lanes
         self.pointer, self.label = pointer, label
-        self.names = Names(frozenset({"t", "n", "end", "begin", "row", "shared", "L"}))
+        self.names = Names(frozenset({"t", "end", "begin", "row", "stop", "shared"}))
         self.index = {d: self.names.fresh(d.name if len(d.name) == 1 else d.name[0]) for d in (*plan.rows, *plan.inner)}
         self.v = plan.vector
         self.outer = tuple(d for d in plan.rows if d != self.v)
@@ -109,7 +109,7 @@ class MapWriter:
         scope = self._home(e)
         name = self.value(e)
         if name not in scope.broadcast:
-            const = self.names.fresh("v_" + name if name.isidentifier() else "k")
+            const = self.names.fresh(_constant_wish(e, name))
             note = f"    /* {comment(e.scalar.history)} */" if isinstance(e, Const) and _told(e) else ""
             if isinstance(e, Const) and e.scalar.is_plain(0.0):
                 text = f"const {self.style.v} {const} = {self.style.v}_zero();"
@@ -433,46 +433,59 @@ class MapWriter:
             start = literal(_NEUTRAL[r.kind], self.style.dtype)
             main.body.append(f"{kind} {name} = {f'{kind}_set1({start})' if kind == self.style.v else start};")
         body_for(main.body)
-        scratch = self._finish(main, tasks) if self._has_final() else 0
         out.append(main)
-        out += self._final_block(tasks)
-        return out, scratch
-
-    def _has_final(self) -> bool:
-        return bool(self.plan.totals)
-
-    def _finish(self, main: Block, tasks: int) -> int:
+        if tasks == 1:
+            self._final(main.body, self._in_registers())
+            return out, 0
         for k, r in enumerate(self.plan.totals):
-            acc = self.total_acc[r]
-            reducer = {"sum": "sum", "max": "reduce_max", "min": "reduce_min"}[r.kind]
-            value = f"{self.style.v}_{reducer}({acc})" if self._form_vector(r.arg) else acc
-            main.body.append(f"shared[{k * tasks if tasks > 1 else k}{' + t' if tasks > 1 else ''}] = {value};")
-        return tasks * len(self.plan.totals)
+            main.body.append(f"shared[{k * tasks} + t] = {self._register_total(r)};")
+        block = Block("", pragma="LOSSC_SINGLE")
+        self._final(block.body, self._in_memory(tasks))
+        return [*out, block] if block.body else out, tasks * len(self.plan.totals)
 
-    def _final_block(self, tasks: int) -> list[str | Block]:
-        """What is written once for the whole map: totals, in a fixed order whatever the number of threads."""
+    def _register_total(self, r: Reduce) -> str:
+        acc = self.total_acc[r]
+        reducer = {"sum": "sum", "max": "reduce_max", "min": "reduce_min"}[r.kind]
+        return f"{self.style.v}_{reducer}({acc})" if self._form_vector(r.arg) else acc
+
+    def _in_registers(self) -> Callable[[list[str | Block], Reduce, int], str]:
+        def total(body: list[str | Block], r: Reduce, k: int) -> str:
+            name = self.names.fresh("all")
+            body.append(f"const {self.style.real} {name} = {self._register_total(r)};")
+            return name
+
+        return total
+
+    def _in_memory(self, tasks: int) -> Callable[[list[str | Block], Reduce, int], str]:
+        """Partial results summed in a fixed order, whatever the number of threads."""
+
+        def total(body: list[str | Block], r: Reduce, k: int) -> str:
+            name = self.names.fresh("all")
+            part = f"shared[{k * tasks} + t]"
+            if r.kind == "sum":
+                body.append(f"double {name} = 0.0;")
+                step = f"{name} += (double){part};"
+            else:
+                body.append(f"{self.style.real} {name} = shared[{k * tasks}];")
+                step = f"{name} = {part} {'>' if r.kind == 'max' else '<'} {name} ? {part} : {name};"
+            body.append(Block(f"for (ptrdiff_t t = 0; t < {tasks}; t++)", [step]))
+            return f"({self.style.real}){name}" if r.kind == "sum" else name
+
+        return total
+
+    def _final(self, body: list[str | Block], total: Callable[[list[str | Block], Reduce, int], str]) -> None:
+        """What is written once for the whole map."""
         stores = [
             s for s in self.plan.stores if self._depends[s.value] or not (s.access.dims or self._of_row[s.value])
         ]
         if not stores:
-            return []
-        block = Block("", pragma="LOSSC_SINGLE")
-        saved, self.top = self.top, Scope(block.body, dict(self.top.known), dict(self.top.broadcast))
+            return
+        saved, self.top = self.top, Scope(body, dict(self.top.known), dict(self.top.broadcast))
         for k, r in enumerate(self.plan.totals):
-            name = self.names.fresh("all")
-            if r.kind == "sum":
-                block.body.append(f"double {name} = 0.0;")
-                step = f"{name} += (double)shared[{k * tasks} + t];"
-            else:
-                block.body.append(f"{self.style.real} {name} = shared[{k * tasks}];")
-                part = f"shared[{k * tasks} + t]"
-                step = f"{name} = {part} {'>' if r.kind == 'max' else '<'} {name} ? {part} : {name};"
-            block.body.append(Block(f"for (ptrdiff_t t = 0; t < {tasks}; t++)", [step]))
-            self.top.known[r] = f"({self.style.real}){name}" if r.kind == "sum" else name
+            self.top.known[r] = total(body, r, k)
         for s in stores:
-            self._store(s, block.body)
+            self._store(s, body)
         self.top = saved
-        return [block]
 
     def _tasks(self) -> tuple[int, Callable[[list[str | Block]], None]]:
         outer = prod(d.extent for d in self.outer)
@@ -566,6 +579,12 @@ def _point_nodes(root: Expr, in_loop: Callable[[Expr], bool]) -> list[Expr]:
 
 def _scalar(value: float) -> Scalar:
     return Scalar(float(value))
+
+
+def _constant_wish(e: Expr, name: str) -> str:
+    if isinstance(e, Const):
+        return "alpha" if "loss_weight" in e.scalar.history else "zero" if e.scalar.is_plain(0.0) else "k"
+    return "all_" + name if name.isidentifier() else "k"
 
 
 def _told(e: Const) -> bool:

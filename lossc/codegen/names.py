@@ -9,8 +9,7 @@ import numpy as np
 
 _KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long register "
-    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while main net "
-    "data diff loss".split()
+    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while main net".split()
 )
 
 

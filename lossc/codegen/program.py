@@ -104,16 +104,16 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
                 "name": c.name,
                 "type": c.layer.type,
                 "params": [param_index[p] for p in c.params],
-                "param_shapes": [list(s.shape) for s in c.layer.params(*[graph.blobs[b].shape for b in c.bottoms])],
+                "param_shapes": [list(s.shape) for s in c.layer.params(*[graph.declared[b].shape for b in c.bottoms])],
                 "is_input": bool(getattr(c.layer, "is_input", False)),
-                "tops": [graph.blobs[t].label for t in c.tops],
+                "tops": [graph.declared[t].label for t in c.tops],
             }
             for c in graph.calls
         ],
         "inputs": graph.inputs,
         "outputs": graph.outputs,
         "losses": [
-            {"layer": t.layer, "blob": graph.blobs[t.blob].label, "weight": t.weight.value(dtype)} for t in graph.losses
+            {"layer": t.layer, "blob": graph.declared[t.blob].label, "weight": t.weight.value(dtype)} for t in graph.losses
         ],
         "history": [_history_view(graph, plan, b) for b in graph.options.get("history", [])],
         "bytes": _bytes(plan, shared, local, 4 if dtype == "f32" else 8),
@@ -150,7 +150,7 @@ def _blob_table(graph: Graph, plan: MemoryPlan) -> dict[str, Any]:
     for label, name in graph.data_of.items():
         diff = graph.diff_of.get(label)
         table[label] = {
-            "shape": list(graph.blobs[name].shape),
+            "shape": list(graph.declared[name].shape),
             "data": _view_of(graph, plan, name) if name in graph.observable else None,
             "diff": _view_of(graph, plan, diff) if diff in graph.observable and diff is not None else None,
             "has_diff": diff is not None and diff in graph.blobs,

@@ -69,6 +69,8 @@ class Graph:
         self.name = name
         self.file = file
         self.blobs: dict[str, Blob] = {}
+        #: Every top as the layers declared it; passes may remove the blob itself.
+        self.declared: dict[str, Blob] = {}
         self.calls: list[LayerCall] = []
         self.lines: dict[str, int | None] = {}
         self.layer_types: dict[str, str] = {}

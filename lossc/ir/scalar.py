@@ -73,7 +73,7 @@ class Scalar:
 
     def _text(self, level: int) -> str:
         if not self.op:
-            number = f"{self.number:g}" if self.number.is_integer() else _shortest(self.number)
+            number = f"{self.number:.10g}" if float(self.number).is_integer() else _shortest(self.number)
             return f"{self.why} {number}" if self.why else number
         if self.op in _SIGN:
             mine = _LEVEL[self.op]

@@ -73,7 +73,8 @@ class InferShapes:
                     shape = tuple(int(e) for e in shape)
                     _check_size(top, shape)
                     label = labels.get(top, top.split("@")[0])
-                    graph.add_blob(Blob(top, shape, role, label=label))  # type: ignore[arg-type]
+                    blob = Blob(top, shape, role, label=label)  # type: ignore[arg-type]
+                    graph.declared[top] = graph.add_blob(blob)
                     if role == "input":
                         graph.inputs.append(label)
                 _add_params(graph, call, shapes, owners)
