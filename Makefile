@@ -1,5 +1,5 @@
 # Everything runs in .venv, made at first use from pyproject.toml and constraints.txt. Needs Python 3.11 or later.
-VENV ?= $(CURDIR)/.venv
+VENV ?= .venv
 
 demo: $(VENV)/.run  ## trains LeNet on Fashion-MNIST
 	$(VENV)/bin/lossc train examples/fashion_mnist/lenet_solver.prototxt
