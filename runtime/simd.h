@@ -14,6 +14,7 @@
  *   vX_sum, vX_reduce_max, vX_reduce_min  a tree of halves: lane i meets lane i + lanes / 2, and so on
  *   vX_to_int(v)                          C's cast; the smallest integer for NaN and what does not fit
  *   vI_shr(v, n)                          fills with zeros; vI_add, sub, mul, shl wrap around
+ *   vi64_mul_u32(a, b)                    the 64-bit products of the unsigned low halves
  *   vX_bits, vX_from_bits                 the same bits as the other type
  */
 #ifndef LOSSC_SIMD_H

@@ -234,6 +234,7 @@ static inline vi64 vi64_mul(vi64 a, vi64 b)
                                            _mm256_mul_epu32(_mm256_srli_epi64(a, 32), b));
     return _mm256_add_epi64(_mm256_mul_epu32(a, b), _mm256_slli_epi64(cross, 32));
 }
+static inline vi64 vi64_mul_u32(vi64 a, vi64 b) { return _mm256_mul_epu32(a, b); }
 static inline vi64 vi64_and(vi64 a, vi64 b) { return _mm256_and_si256(a, b); }
 static inline vi64 vi64_or(vi64 a, vi64 b) { return _mm256_or_si256(a, b); }
 static inline vi64 vi64_xor(vi64 a, vi64 b) { return _mm256_xor_si256(a, b); }

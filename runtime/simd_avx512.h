@@ -209,6 +209,7 @@ static inline void vi64_store_n(int64_t *p, vi64 v, int n) { _mm512_mask_storeu_
 static inline vi64 vi64_add(vi64 a, vi64 b) { return _mm512_add_epi64(a, b); }
 static inline vi64 vi64_sub(vi64 a, vi64 b) { return _mm512_sub_epi64(a, b); }
 static inline vi64 vi64_mul(vi64 a, vi64 b) { return _mm512_mullo_epi64(a, b); }
+static inline vi64 vi64_mul_u32(vi64 a, vi64 b) { return _mm512_mul_epu32(a, b); }
 static inline vi64 vi64_and(vi64 a, vi64 b) { return _mm512_and_si512(a, b); }
 static inline vi64 vi64_or(vi64 a, vi64 b) { return _mm512_or_si512(a, b); }
 static inline vi64 vi64_xor(vi64 a, vi64 b) { return _mm512_xor_si512(a, b); }

@@ -272,6 +272,11 @@ static inline vi64 vi64_mul(vi64 a, vi64 b)
         x[i] *= y[i];
     return vreinterpretq_s64_u64(vld1q_u64(x));
 }
+static inline vi64 vi64_mul_u32(vi64 a, vi64 b)
+{
+    const uint32x2_t low_a = vmovn_u64(vreinterpretq_u64_s64(a)), low_b = vmovn_u64(vreinterpretq_u64_s64(b));
+    return vreinterpretq_s64_u64(vmull_u32(low_a, low_b));
+}
 static inline vi64 vi64_and(vi64 a, vi64 b) { return vandq_s64(a, b); }
 static inline vi64 vi64_or(vi64 a, vi64 b) { return vorrq_s64(a, b); }
 static inline vi64 vi64_xor(vi64 a, vi64 b) { return veorq_s64(a, b); }

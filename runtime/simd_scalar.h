@@ -210,6 +210,7 @@ static inline void vi64_store_n(int64_t *p, vi64 v, int n)
 static inline vi64 vi64_add(vi64 a, vi64 b) { return (vi64)((uint64_t)a + (uint64_t)b); }
 static inline vi64 vi64_sub(vi64 a, vi64 b) { return (vi64)((uint64_t)a - (uint64_t)b); }
 static inline vi64 vi64_mul(vi64 a, vi64 b) { return (vi64)((uint64_t)a * (uint64_t)b); }
+static inline vi64 vi64_mul_u32(vi64 a, vi64 b) { return (vi64)((uint64_t)(uint32_t)a * (uint32_t)b); }
 static inline vi64 vi64_and(vi64 a, vi64 b) { return a & b; }
 static inline vi64 vi64_or(vi64 a, vi64 b) { return a | b; }
 static inline vi64 vi64_xor(vi64 a, vi64 b) { return a ^ b; }
