@@ -1,8 +1,12 @@
 """C text of the pooling kernels: MAX and AVE over two spatial axes, forward and backward, as Caffe's Pooling.
 
-Two algorithms. *Phases* (small windows): rows and columns are dealt out by their remainder modulo the stride, so that
+Three algorithms. *Phases* (small windows): rows and columns are dealt out by their remainder modulo the stride, so that
 every window position of consecutive outputs is a contiguous vector, across the ends of rows too. *Windows* (global
-pooling, large windows): one output after the other, vectors run along the rows of its window.
+pooling, large windows): one output after the other, vectors run along the rows of its window. *Scatter* (backward of
+MAX): each output's gradient goes to its maximum, which is bound by memory however it is written.
+
+gcc 12 was seen to miscompile rows of plain C that lie apart in a buffer (outer-loop and block vectorisation), so what
+*phases* moves between rows and buffers is explicit vectors wherever the stride allows.
 """
 
 from __future__ import annotations
@@ -82,7 +86,7 @@ class Axis:
 class Term:
     """One window position as the phase algorithm sees it."""
 
-    position: int  # i * kernel_w + j
+    position: int  # i * kernel_w + j; for an index mask i * width + j
     offset: int  # where its vector starts
 
 
@@ -97,10 +101,10 @@ class Deal:
 
 @dataclass(frozen=True)
 class Phase:
-    """Backward: the gradients of one phase, ``terms`` are (index into ``shifts``, position) of what they add up."""
+    """Backward: the gradients of one phase; ``terms`` index into ``shifts``: what they add up."""
 
     offset: int
-    terms: tuple[tuple[int, str], ...]
+    terms: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -137,9 +141,10 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
     """
     bits = 32 if dtype in ("f32", "float32") else 64
     real = "float" if bits == 32 else "double"
-    view = _phase_view(spec, isa.lanes(f"float{bits}"), bits // 8)
-    _check(spec, bits, counts_in_plane=view is None or spec.mask_kind == "index")
-    forward = spec.direction == "forward"
+    forward, is_max = spec.direction == "forward", spec.method == "MAX"
+    scatter = is_max and not forward
+    view = None if scatter else _phase_view(spec, isa.lanes(f"float{bits}"), bits // 8)
+    _check(spec, bits, counts_in_plane=spec.mask_kind == "index" or (view is None and forward))
     params = [
         f"{'const ' if forward else ''}{real} *restrict {spec.x}",
         f"{'' if forward else 'const '}{real} *restrict {spec.y}",
@@ -148,7 +153,7 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
         kind = real if spec.mask_kind == "index" else "unsigned char"
         params.append(f"{'' if forward else 'const '}{kind} *restrict {spec.mask}")
     text = render(
-        "pool_windows.c.j2" if view is None else f"pool_phases_{spec.direction}.c.j2",
+        "pool_scatter.c.j2" if scatter else f"pool_phases_{spec.direction}.c.j2" if view else "pool_windows.c.j2",
         view,
         spec=spec,
         params=", ".join(params),
@@ -162,11 +167,12 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
         planes=spec.n * spec.channels,
         in_size=spec.in_shape[0] * spec.in_shape[1],
         out_size=spec.out_shape[0] * spec.out_shape[1],
-        is_max=spec.method == "MAX",
-        uneven=view is not None and spec.method == "AVE" and not (view.h.even and view.w.even),
-        empties=view is not None
-        and spec.method == "MAX"
-        and (view.h.empty, view.w.empty) != (view.h.out, view.w.out),
+        offsets=[i * spec.in_shape[1] + j for i in range(spec.kernel[0]) for j in range(spec.kernel[1])]
+        if scatter
+        else [],
+        is_max=is_max,
+        uneven=view is not None and not is_max and not (view.h.even and view.w.even),
+        empties=view is not None and is_max and (view.h.empty, view.w.empty) != (view.h.out, view.w.out),
         scaled=spec.alpha.rstrip("fF") not in ("1", "1.", "1.0"),
         no_maximum=NO_MAXIMUM,
     )
@@ -233,7 +239,7 @@ def _phase_view(spec: PoolSpec, lanes: int, real_bytes: int) -> PhaseView | None
 
     def stack(band: int) -> int:
         _, phase, flat = sizes(band)
-        return (h.phases * w.phases * phase + 3 * flat) * real_bytes
+        return (h.phases * w.phases * phase + 2 * flat) * real_bytes
 
     band = next((b for b in range(total, 1, -1) if stack(b) <= _BAND_BYTES), 1)
     band = _ceil(total, _ceil(total, band))
@@ -247,7 +253,6 @@ def _phase_view(spec: PoolSpec, lanes: int, real_bytes: int) -> PhaseView | None
     # What backward reads for a phase starts `shift` elements before the gradient's own place.
     shifts = sorted(set(shift_of), reverse=True)
     base = margin + h.reach * pitch
-    marks = [i * w.size + j if spec.mask_kind == "index" else i * w.kernel + j for i, j in positions]
     # Later windows hold the position nearer to their start: largest shifts first is Caffe's order of adding up.
     order = sorted(range(len(positions)), key=lambda p: (-shift_of[p], p))
     used = min(w.size, pitch * w.stride - w.pad)
@@ -271,12 +276,12 @@ def _phase_view(spec: PoolSpec, lanes: int, real_bytes: int) -> PhaseView | None
             if (t + w.pad) % w.stride < w.phases
         ),
         terms=tuple(
-            Term(p if spec.mask_kind == "byte" else mark, a + b)
-            for p, (mark, a, b) in enumerate(zip(marks, phase_of, shift_of, strict=True))
+            Term(i * w.size + j if spec.mask_kind == "index" else i * w.kernel + j, phase + shift)
+            for (i, j), phase, shift in zip(positions, phase_of, shift_of, strict=True)
         ),
         shifts=tuple(base - s for s in shifts),
         phases=tuple(
-            Phase(offset, tuple((shifts.index(shift_of[p]), str(marks[p])) for p in order if phase_of[p] == offset))
+            Phase(offset, tuple(shifts.index(shift_of[p]) for p in order if phase_of[p] == offset))
             for offset in sorted(set(phase_of))
         ),
         merged=forward
