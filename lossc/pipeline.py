@@ -1,0 +1,178 @@
+"""The whole compiler on one page: a net's source to a graph, to C, to a library.
+
+Only ``Request.key`` and the look-up of a finished build run on a warm start; everything that compiles is imported where
+it is used, so that a net that was built before starts without networkx and Jinja.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lossc
+from lossc.build.cache import default_cache
+from lossc.build.compiler import find_compiler
+from lossc.errors import UsageError
+from lossc.frontend.caffe_pb2 import TRAIN, SolverParameter
+from lossc.frontend.names import suggestion
+from lossc.frontend.net import NetSource
+from lossc.targets import check_runnable, parse_target
+
+if TYPE_CHECKING:
+    from lossc.codegen.program import Program
+    from lossc.ir import Graph
+    from lossc.passes.base import Pass, PassRecord
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compile, and for what.
+
+    ``keep``: names of blobs that stay readable, or "all"; outputs, inputs and parameters always do. ``target`` and
+    ``dtype`` as in ``lossc.targets.parse_target``. ``solver``: compile its update too. ``data_shapes``: the shapes of
+    the tops of layers that read data sources, by the layer's name. ``prefix``: of the C functions' names, by default
+    the net's name. ``threads``: the team's size where the C function ``create`` is given 0; 0 means all cores.
+    """
+
+    source: NetSource
+    keep: str | tuple[str, ...] = ()
+    target: str = "native"
+    dtype: str = "float32"
+    solver: SolverParameter | None = None
+    data_shapes: Mapping[str, Sequence[Shape]] = field(default_factory=dict)
+    prefix: str = ""
+    threads: int = 0
+
+    @property
+    def phase(self) -> str:
+        return "TRAIN" if self.source.phase == TRAIN else "TEST"
+
+    def key(self) -> str:
+        """A checksum over everything that decides the library's content, lossc's own files included."""
+        digest = hashlib.sha256()
+        target = parse_target(self.target, dtype=self.dtype)
+        compiler = find_compiler()
+        parts: list[Any] = [
+            _own_files(),
+            (compiler.identity, compiler.version, compiler.command),
+            (target.triple, target.name, target.dtype),
+            self.source.param.SerializeToString(deterministic=True),
+            (self.source.file, self.source.lines),
+            (self.keep, self.prefix, self.threads),
+            sorted((name, [tuple(s) for s in shapes]) for name, shapes in self.data_shapes.items()),
+            self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
+        ]
+        for part in parts:
+            text = repr(part)
+            digest.update(f"{len(text)} {text}".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A net as a graph and as C; ``passes`` tells what each pass did."""
+
+    graph: Graph
+    program: Program
+    passes: tuple[PassRecord, ...]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A net as a library. ``manifest`` says where everything lies in its memory (see ``codegen.program.generate``)."""
+
+    library: Path
+    manifest: dict[str, Any]
+
+
+def passes_of(request: Request) -> tuple[Pass, ...]:
+    """The passes that the request's net goes through, in order."""
+    from lossc.passes.pipeline import LOWER, OPTIMISE, PLACE
+    from lossc.solvers import LowerUpdate, SolverSettings
+
+    update = () if request.solver is None else (LowerUpdate(SolverSettings.of(request.solver)),)
+    return LOWER + update + OPTIMISE + PLACE
+
+
+def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, tuple[PassRecord, ...]]:
+    """The net's graph after all passes, or after the one named ``until``, and what each pass did.
+
+    Raises GraphError and its kinds for nets that do not fit together, UsageError for names that are not known.
+    """
+    from lossc.layers.net import import_net
+    from lossc.passes.base import PassManager
+
+    source, passes = request.source, passes_of(request)
+    names = [p.name for p in passes]
+    if until is not None and until not in names:
+        raise UsageError(f'there is no pass "{until}"', fix=suggestion(until, names))
+    shapes = {name: list(each) for name, each in request.data_shapes.items()}
+    graph = import_net(source.param, request.phase, file=source.file, line_of=source.line, data_shapes=shapes)
+    _check_keep(request, [top for call in graph.calls for top in call.tops])
+    graph.options["keep"] = request.keep
+    manager = PassManager(passes)
+    manager.run(graph, until)
+    return graph, tuple(manager.records)
+
+
+def compile_net(request: Request) -> Compiled:
+    """The net as C text, with its manifest. Raises as ``build_graph``."""
+    from lossc.codegen.program import generate
+
+    graph, records = build_graph(request)
+    target = parse_target(request.target, dtype=request.dtype)
+    dtype = "f32" if request.dtype == "float32" else "f64"
+    program = generate(graph, target.isa, dtype, prefix=request.prefix, threads=request.threads)
+    return Compiled(graph, program, records)
+
+
+def build(request: Request) -> Built:
+    """The net as a library that this process can load: from the cache, or compiled now.
+
+    Raises as ``compile_net``, CompilerError where the C compiler fails, UsageError where this machine cannot run the
+    target's code.
+    """
+    target = parse_target(request.target, dtype=request.dtype)
+    check_runnable(target)
+    cache, key = default_cache(), request.key()
+    if known := cache.get("requests", key):
+        entry = json.loads(known)
+        if library := cache.file(entry["library"]):
+            return Built(library, entry["manifest"])
+    from lossc.build.library import compile_library
+
+    program = compile_net(request).program
+    library = compile_library(program.source, target=target, extra_files={"net.h": program.header}, cache=cache)
+    entry = {"library": library.name, "manifest": program.manifest}
+    cache.put("requests", key, json.dumps(entry).encode())
+    return Built(library, json.loads(json.dumps(program.manifest)))
+
+
+def _check_keep(request: Request, blobs: list[str]) -> None:
+    for name in () if request.keep == "all" else request.keep:
+        if name not in blobs:
+            fix = suggestion(name, blobs)
+            raise UsageError(f'keep names the blob "{name}", which the net does not have', fix=fix, file=request.source.file)
+
+
+@lru_cache(maxsize=1)
+def _own_files() -> str:
+    """Version of lossc, and size and time of each of its files: after any change in them everything is built anew."""
+    from lossc.resources import runtime_dir, templates_dir
+
+    digest = hashlib.sha256(lossc.__version__.encode())
+    for folder in (os.path.dirname(lossc.__file__), runtime_dir(), templates_dir()):
+        for parent, folders, names in os.walk(folder):
+            folders[:] = sorted(f for f in folders if f not in ("__pycache__", "cli", "runtime", "testing"))
+            for name in sorted(names):
+                status = os.stat(os.path.join(parent, name))
+                digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

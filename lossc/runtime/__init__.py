@@ -1,0 +1,1 @@
+"""What Python users call: nets, their blobs, and solvers."""

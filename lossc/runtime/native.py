@@ -1,0 +1,148 @@
+"""A compiled net in this process: its C functions, and its memory as NumPy arrays without a copy."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from lossc.build.load import load_library
+from lossc.errors import CompilerError
+from lossc.pipeline import Built
+from lossc.resources import runtime_dir
+
+#: What ``get`` and ``set`` of the C interface number so.
+_ITER, _CURRENT_STEP, _PASSES, _THREADS = range(4)
+
+
+class Native:
+    """One instance of a compiled net.
+
+    Every array that it hands out keeps it alive. ``threads`` 0: as many as there are cores. Raises CompilerError if the
+    library cannot be loaded, MemoryError if there is not enough memory for the net.
+    """
+
+    def __init__(self, built: Built, threads: int, seed: int) -> None:
+        self.manifest = built.manifest
+        self.dtype = np.dtype(np.float32 if built.manifest["dtype"] == "f32" else np.float64)
+        self._ffi, lib = load_library(built.library, _declarations())
+        self._abi = lib.lossc_net_abi()
+        handle = self._abi.create(threads, seed % 2**64)
+        if handle == self._ffi.NULL:
+            size = sum(built.manifest["bytes"][part] for part in ("params", "arena"))
+            raise MemoryError(f"{size / 2**20:.0f} MiB for the net {built.manifest['net']!r} cannot be had")
+        self._net = self._ffi.gc(handle, self._abi.destroy)
+        self._arena = self._bytes(self._abi.memory(self._net, 0), built.manifest["bytes"]["arena"])
+        self._params = [self._own_param(k) for k in range(len(built.manifest["params"]))]
+
+    # ---- running
+
+    def forward(self) -> float:
+        return float(self._abi.forward(self._net))
+
+    def backward(self) -> None:
+        self._abi.backward(self._net)
+
+    def forward_backward(self) -> float:
+        return float(self._abi.forward_backward(self._net))
+
+    def clear_param_diffs(self) -> None:
+        self._abi.clear_param_diffs(self._net)
+
+    def update(self) -> None:
+        self._abi.update(self._net)
+
+    def rate(self) -> float:
+        """The learning rate of the next update. As in Caffe, asking can move the counter of the policy "multistep"."""
+        return float(self._abi.rate(self._net))
+
+    @property
+    def error(self) -> str | None:
+        """Why the last forward pass refused its input, if it did."""
+        text = self._abi.error(self._net)
+        return None if text == self._ffi.NULL else self._ffi.string(text).decode(errors="replace")
+
+    # ---- memory
+
+    def view(self, place: dict[str, Any]) -> np.ndarray:
+        """The array at a place that the manifest gives: offset, shape and strides in elements."""
+        width = self.dtype.itemsize
+        strides = tuple(s * width for s in place["strides"])
+        return np.ndarray(tuple(place["shape"]), self.dtype, self._arena, place["offset"] * width, strides)
+
+    def flat(self, offset: int, size: int) -> np.ndarray:
+        return self.view({"offset": offset, "shape": (size,), "strides": (1,)})
+
+    def param(self, index: int, shape: Sequence[int]) -> np.ndarray:
+        """The values of a parameter."""
+        return self._params[index].reshape(shape)
+
+    def param_diff(self, index: int, shape: Sequence[int]) -> np.ndarray:
+        """The gradient of a parameter."""
+        return self.flat(self.manifest["params"][index]["diff"], math.prod(shape)).reshape(shape)
+
+    def share_param(self, index: int, values: np.ndarray) -> None:
+        """From now on a parameter lives in ``values``: contiguous, of the same dtype and size."""
+        self._abi.share_param(self._net, index, self._ffi.cast("void *", values.ctypes.data))
+        self._params[index] = values.reshape(-1)
+
+    def _own_param(self, index: int) -> np.ndarray:
+        size = math.prod(self.manifest["params"][index]["shape"])
+        return np.frombuffer(self._bytes(self._abi.param(self._net, index), size * self.dtype.itemsize), self.dtype)
+
+    def _bytes(self, address: Any, size: int) -> Any:
+        """A buffer whose users keep the net alive: cffi's buffers hold on to the pointer, the pointer to the net."""
+        return self._ffi.buffer(self._ffi.gc(self._ffi.cast("char *", address), partial(_release, self._net)), size)
+
+    # ---- counters
+
+    @property
+    def iter(self) -> int:
+        """Updates made."""
+        return int(self._abi.get(self._net, _ITER))
+
+    @iter.setter
+    def iter(self, value: int) -> None:
+        self._abi.set(self._net, _ITER, value)
+
+    @property
+    def current_step(self) -> int:
+        """Rate drops made by the policies "step" and "multistep"."""
+        return int(self._abi.get(self._net, _CURRENT_STEP))
+
+    @current_step.setter
+    def current_step(self, value: int) -> None:
+        self._abi.set(self._net, _CURRENT_STEP, value)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes made: with the seed it decides the random numbers of the next one."""
+        return int(self._abi.get(self._net, _PASSES))
+
+    @passes.setter
+    def passes(self, value: int) -> None:
+        self._abi.set(self._net, _PASSES, value)
+
+    @property
+    def threads(self) -> int:
+        return int(self._abi.get(self._net, _THREADS))
+
+
+def _release(net: Any, pointer: Any) -> None:
+    """Called when the last array over ``pointer`` is gone; until then it has held on to ``net``."""
+
+
+@lru_cache(maxsize=1)
+def _declarations() -> str:
+    """abi.h as cffi reads it, and the one function that every library has."""
+    path = runtime_dir() / "abi.h"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CompilerError(f"{path} cannot be read: {error.strerror}", fix="reinstall lossc") from error
+    text = re.sub(r"/\*.*?\*/", "", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE), flags=re.DOTALL)
+    return text + "\nconst lossc_abi *lossc_net_abi(void);\n"

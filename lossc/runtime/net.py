@@ -1,0 +1,265 @@
+"""``lossc.Net``: a compiled net with pycaffe's manners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lossc.errors import DataError, UsageError
+from lossc.frontend.caffe_pb2 import NetParameter, SolverParameter
+from lossc.frontend.net import NetSource, read_net
+from lossc.pipeline import Compiled, Request, build, compile_net
+from lossc.runtime.blob import Blob
+from lossc.runtime.feed import Feed, Override
+from lossc.runtime.native import Native
+from lossc.runtime.weights import match_weights
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+class Net:
+    """A net, compiled for this machine.
+
+    ``file``: a prototxt file, a NetParameter, or what ``read_net`` returned. ``phase``: lossc.TRAIN or lossc.TEST;
+    ``level`` and ``stages`` as in Caffe. ``weights``: loaded at once. ``keep``: names of blobs that must stay readable
+    besides inputs, outputs and parameters, or "all". ``threads``: None for one per core; results do not depend on it.
+    ``target``: "native" or the name of an instruction set; ``dtype``: "float32" or "float64". ``seed`` decides fillers and
+    dropout. ``data`` takes the place of the sources that data layers name: a path, a data source, or one of them by
+    layer. ``solver``: a SolverParameter whose update is compiled too; solvers give it.
+
+    Raises LosscError's kinds: PrototxtError, GraphError, DataError, WeightsError, UsageError, CompilerError.
+    """
+
+    def __init__(
+        self,
+        file: str | PathLike[str] | NetParameter | NetSource,
+        phase: int | str,
+        weights: str | PathLike[str] | None = None,
+        keep: str | Iterable[str] = (),
+        threads: int | None = None,
+        target: str = "native",
+        dtype: str = "float32",
+        seed: int = 1,
+        level: int = 0,
+        stages: Iterable[str] = (),
+        data: Override | None = None,
+        solver: SolverParameter | None = None,
+    ) -> None:
+        if not isinstance(file, NetSource):
+            file = read_net(file, phase=phase, level=level, stages=stages)
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is {threads}", fix="give 1 or more, or None for one per core")
+        self._source = file
+        self._feed = Feed(file, data)
+        kept = keep if keep == "all" else (keep,) if isinstance(keep, str) else tuple(keep)
+        self.request = Request(file, kept, target, dtype, solver, self._feed.shapes)
+        self.native = Native(build(self.request), threads or 0, seed)
+        manifest = self.native.manifest
+        #: Every blob by name, in the order of the net.
+        self.blobs: dict[str, Blob] = {name: self._blob(name) for name in manifest["blobs"]}
+        #: The parameters of each layer that has any; a shared one stands under each of its layers.
+        self.params: dict[str, list[Blob]] = {
+            layer["name"]: [self._param(*pair) for pair in zip(layer["params"], layer["param_shapes"], strict=True)]
+            for layer in manifest["layers"]
+            if layer["params"]
+        }
+        #: Names of the blobs that the caller fills, and of those that nothing consumes, the latter sorted.
+        self.inputs: list[str] = [
+            top for layer in manifest["layers"] if layer["type"] == "Input" for top in layer["tops"]
+        ]
+        self.outputs: list[str] = sorted(manifest["outputs"])
+        #: The declared weight of each top that is a loss.
+        self.blob_loss_weights: dict[str, float] = {loss["blob"]: loss["weight"] for loss in manifest["losses"]}
+        #: The total weighted loss of the last forward pass; NaN before the first.
+        self.loss = float("nan")
+        self._tops = {
+            layer["name"]: [self.blobs[top].data for top in layer["tops"]]
+            for layer in manifest["layers"]
+            if layer["name"] in self._feed.sources
+        }
+        if weights is not None:
+            self.copy_from(weights)
+
+    # ---- what it is
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the compiler tells of the net: places of blobs, bytes, multiplications."""
+        return self.native.manifest
+
+    @property
+    def param(self) -> NetParameter:
+        """The net's description, with the layers of this phase only."""
+        return self._source.param
+
+    @property
+    def layer_types(self) -> dict[str, str]:
+        """The type of each layer, in the order of the net."""
+        return {layer["name"]: layer["type"] for layer in self.manifest["layers"]}
+
+    @cached_property
+    def _compiled(self) -> Compiled:
+        return compile_net(self.request)
+
+    @property
+    def source(self) -> str:
+        """The net as C."""
+        return self._compiled.program.source
+
+    @property
+    def header(self) -> str:
+        """The header of ``source``: how a C program uses the net."""
+        return self._compiled.program.header
+
+    @property
+    def graph(self) -> nx.MultiDiGraph:
+        """A copy of the bipartite graph of blobs and kernels that ``source`` was written from."""
+        return self._compiled.graph.networkx()
+
+    # ---- running
+
+    def forward(self, blobs: Iterable[str] | None = None, **inputs: Any) -> dict[str, np.ndarray]:
+        """One forward pass; returns the net's outputs, and the ``blobs`` named, as views on the net's memory.
+
+        Keyword arguments are copied to the inputs of these names. Data layers deliver their next batch. Raises
+        UsageError for inputs that are not known or do not fit, DataError where a label is out of range.
+        """
+        wanted = [*self.outputs, *(blobs or ())]
+        for name in wanted:
+            self._known(name)
+        for name, values in inputs.items():
+            self._fill(name, values)
+        self._feed.fill(self._tops)
+        self.loss = self._checked(self.native.forward())
+        return {name: self.blobs[name].data for name in wanted}
+
+    def backward(self) -> None:
+        """The backward pass of the last forward pass; gradients of parameters add to what is there."""
+        self.native.backward()
+
+    def forward_backward(self, **inputs: Any) -> float:
+        """Both passes in one go; returns the total weighted loss. Raises as ``forward``."""
+        for name, values in inputs.items():
+            self._fill(name, values)
+        self._feed.fill(self._tops)
+        self.loss = self._checked(self.native.forward_backward())
+        return self.loss
+
+    def clear_param_diffs(self) -> None:
+        """Sets the gradients of all parameters to 0."""
+        self.native.clear_param_diffs()
+
+    def _fill(self, name: str, values: Any) -> None:
+        if name not in self.inputs:
+            known = ", ".join(self.inputs) or "the net has none"
+            raise UsageError(f'"{name}" is no input of the net', fix=f"inputs: {known}", file=self._source.file)
+        array = np.asarray(values)
+        blob = self.blobs[name]
+        if array.shape != blob.shape:
+            message = f'input "{name}" has the shape {list(array.shape)}, the net wants {list(blob.shape)}'
+            raise UsageError(message, fix="compiled nets have fixed shapes: change the net's input_param", file=self._source.file)
+        blob.data[...] = array
+
+    def _checked(self, loss: float) -> float:
+        if loss == loss or (message := self.native.error) is None:
+            return loss
+        for index, layer in enumerate(self._source.param.layer):
+            prefix = f'layer "{layer.name}": '
+            if message.startswith(prefix):
+                line = self._source.line(index)
+                raise DataError(message.removeprefix(prefix), layer=layer.name, file=self._source.file, line=line)
+        raise DataError(message, file=self._source.file)
+
+    # ---- files
+
+    def save(self, path: str | PathLike[str], diff: bool = False) -> None:
+        """Writes the parameters (with ``diff`` their gradients too), as HDF5 where ``path`` ends in .h5.
+
+        The file is written whole or not at all. Raises WeightsError.
+        """
+        from lossc.frontend.weights import write_weights
+
+        data = {layer: [blob.data for blob in blobs] for layer, blobs in self.params.items()}
+        diffs = {layer: [blob.diff for blob in blobs] for layer, blobs in self.params.items()} if diff else None
+        write_weights(path, self._source.param, data, diffs)
+
+    def copy_from(self, path: str | PathLike[str]) -> None:
+        """Takes over the parameters of the layers that have the same name in a .caffemodel or .h5 file.
+
+        Layers that only one side has are skipped, as in Caffe. Raises WeightsError, which lists all that does not fit;
+        nothing is changed then.
+        """
+        from lossc.frontend.weights import read_weights
+
+        found = read_weights(path, dtype=self.native.dtype)
+        for target, values in match_weights({n: [b.data for b in bs] for n, bs in self.params.items()}, found, path):
+            target[...] = values
+
+    def share_with(self, other: Net) -> None:
+        """From now on this net uses the parameters of ``other``, by layers' names, without a copy.
+
+        Raises UsageError where a shared layer's parameters have other shapes there, or another dtype.
+        """
+        if self.native.dtype != other.native.dtype:
+            raise UsageError(f"{self.native.dtype} parameters cannot be shared with a {other.native.dtype} net")
+        for layer in self.manifest["layers"]:
+            theirs = other.params.get(layer["name"])
+            if not layer["params"] or theirs is None:
+                continue
+            mine = [tuple(shape) for shape in layer["param_shapes"]]
+            if mine != [blob.shape for blob in theirs]:
+                shapes = f"{[list(s) for s in mine]} here, {[list(b.shape) for b in theirs]} in the net that shares them"
+                raise UsageError(f"parameters have other shapes: {shapes}", layer=layer["name"], file=self._source.file)
+            for index, blob in zip(layer["params"], theirs, strict=True):
+                self.native.share_param(index, blob.data)
+
+    # ---- state beyond parameters
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What makes going on exact: passes made (they decide random numbers) and positions of data sources."""
+        return {"passes": self.native.passes, "positions": self._feed.positions}
+
+    @progress.setter
+    def progress(self, progress: Mapping[str, Any]) -> None:
+        self.native.passes = int(progress.get("passes", 0))
+        self._feed.positions = progress.get("positions", {})
+
+    # ---- blobs
+
+    def _known(self, name: str) -> None:
+        if name not in self.blobs:
+            from lossc.frontend.names import suggestion
+
+            raise UsageError(f'the net has no blob "{name}"', fix=suggestion(name, self.blobs), file=self._source.file)
+
+    def _blob(self, name: str) -> Blob:
+        entry = self.manifest["blobs"][name]
+        shape = tuple(entry["shape"])
+
+        def part(which: str) -> np.ndarray:
+            if entry[which] is not None:
+                return self.native.view(entry[which])
+            if which == "diff" and not entry["has_diff"] and self._keeps(name):
+                return np.broadcast_to(self.native.dtype.type(0), shape)
+            what = f'the {which} of blob "{name}" was not kept: the compiler fused it away, or its memory is used again'
+            raise UsageError(what, fix=f'lossc.Net(..., keep=["{name}"]) or keep="all"', file=self._source.file)
+
+        return Blob(shape, lambda: part("data"), lambda: part("diff"))
+
+    def _keeps(self, name: str) -> bool:
+        return self.request.keep == "all" or name in self.request.keep
+
+    def _param(self, index: int, shape: list[int]) -> Blob:
+        return Blob(
+            tuple(shape), lambda: self.native.param(index, shape), lambda: self.native.param_diff(index, shape)
+        )
