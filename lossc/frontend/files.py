@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,18 +94,21 @@ def check_size(path: str | PathLike[str], count: int) -> None:
         raise WeightsError(message, fix="name it .h5 (snapshot_format: HDF5)", file=fspath(path))
 
 
-def hdf5_array(dataset: object, dtype: npt.DTypeLike) -> np.ndarray:
+def hdf5_array(dataset: Any, dtype: npt.DTypeLike) -> np.ndarray:
     """The values of an HDF5 dataset. Raises WeightsError for what is no plain array of numbers."""
     import h5py
 
+    problem = None
     if not isinstance(dataset, h5py.Dataset):
-        raise WeightsError("is a group where an array is expected")
-    if dataset.dtype.kind not in "fiu" or dataset.shape is None or len(dataset.shape) > MAX_AXES:
-        raise WeightsError(f"holds {dataset.dtype} of shape {dataset.shape}, not an array of numbers")
-    if dataset.is_virtual or dataset.external:
-        raise WeightsError("refers to data in other files")
-    if dataset.nbytes > _MOST_COMPRESSION * dataset.id.get_storage_size():
-        raise WeightsError(f"claims the shape {dataset.shape}, but stores next to nothing")
+        problem = "is a group where an array is expected"
+    elif dataset.dtype.kind not in "fiu" or dataset.shape is None or len(dataset.shape) > MAX_AXES:
+        problem = f"holds {dataset.dtype} of shape {dataset.shape}, not an array of numbers"
+    elif dataset.is_virtual or dataset.external:
+        problem = "refers to data in other files"
+    elif dataset.nbytes > _MOST_COMPRESSION * dataset.id.get_storage_size():
+        problem = f"claims the shape {dataset.shape}, but stores next to nothing"
+    if problem:
+        raise WeightsError(problem, fix="the file is damaged: write or download it again")
     values: np.ndarray = np.asarray(dataset[()], dtype=dtype)
     return values
 

@@ -100,7 +100,8 @@ def raw_blob(values: npt.ArrayLike, diff: npt.ArrayLike | None = None) -> Any:
             if each.shape != array.shape:
                 raise WeightsError(f"a gradient of shape {each.shape} for an array of shape {array.shape}")
             name = f"double_{kind}" if each.dtype == np.float64 else kind
-            getattr(blob, name).append(np.ascontiguousarray(each, _VALUES[name]).tobytes())
+            if each.size:
+                getattr(blob, name).append(np.ascontiguousarray(each, _VALUES[name]).tobytes())
     return blob
 
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 _TOKEN = re.compile(r"""\#[^\n]* | "(?:\\.|[^"\\\n])*"? | '(?:\\.|[^'\\\n])*'? | [\w.+-]+ | [^\s]""", re.VERBOSE)
 
+# A backslash that starts none of the escapes that a string may hold.
+_BAD_ESCAPE = re.compile(r"""(?<!\\)(?:\\\\)*(\\[^abfnrtvxXuU0-7\\'"?])""")
+
 
 @dataclass(slots=True)
 class Place:
@@ -52,6 +55,14 @@ class Place:
     def _children(self) -> Iterator[Place]:
         for places in self.fields.values():
             yield from places
+
+
+def bad_escape(text: str) -> tuple[str, int] | None:
+    """The first escape in a string of ``text`` that means nothing, such as \\d in "C:\\data", and its offset."""
+    for token in _TOKEN.finditer(text) if "\\" in text else ():
+        if token.group()[0] in "\"'" and (match := _BAD_ESCAPE.search(token.group())):
+            return match[1], token.start() + match.start(1)
+    return None
 
 
 def scan(text: str) -> Place:

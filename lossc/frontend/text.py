@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from lossc.errors import PrototxtError
 from lossc.frontend import caffe_pb2
 from lossc.frontend.names import closest
-from lossc.frontend.places import Place, scan
+from lossc.frontend.places import Place, bad_escape, scan
 from lossc.frontend.upgrade import V1_TYPES
 
 M = TypeVar("M", bound=Message)
@@ -51,6 +51,10 @@ def read_text(path: str | PathLike[str]) -> str:
 def parse(text: str, message: M, *, file: str) -> Place:
     """Parse ``text`` into ``message``, and say where its fields stand. Raises PrototxtError."""
     places = scan(text)
+    if escape := bad_escape(text):
+        line, path = text.count("\n", 0, escape[1]) + 1, places.path_to(escape[1])
+        fix = "write \\\\ for a backslash, or / in the paths of files"
+        raise PrototxtError(f"{escape[0]} in a string", fix=fix, layer=layer_name(path), file=file, line=line)
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
@@ -66,9 +70,10 @@ def parse(text: str, message: M, *, file: str) -> Place:
 def layer_name(path: Sequence[Place]) -> str | None:
     """The name of the layer in a path from the whole text to a field, if there is one."""
     for place in path:
+        if place.name == "layers" and (oldest := place.find("layer")):
+            return oldest.text_of("name")
         if place.name in ("layer", "layers"):
-            inner = place.find("layer") or place
-            return inner.text_of("name") or place.text_of("name")
+            return place.text_of("name")
     return None
 
 

@@ -172,9 +172,11 @@ def _numbers(values: npt.ArrayLike, layer: str) -> np.ndarray:
 
 def _string(message: Any, name: str, file: str) -> str:
     try:
-        text: str = getattr(message, name)
+        text = getattr(message, name)
     except UnicodeDecodeError:
-        raise WeightsError(f"is damaged: a {name} is not text", fix="write or download it again", file=file) from None
+        text = None
+    if not isinstance(text, str):  # some of protobuf's implementations hand out bytes instead
+        raise WeightsError(f"is damaged: a {name} is not text", fix="write or download it again", file=file)
     return text
 
 
@@ -229,7 +231,8 @@ def _read_hdf5_weights(file: str, dtype: npt.DTypeLike) -> dict[str, list[np.nda
         if isinstance(item, h5py.Group):
             return
         if not layer or not index.isdecimal() or int(index) >= 1000:
-            raise WeightsError(f'"data/{name}" is no parameter of a layer', file=file)
+            fix = "parameters stand in data/LAYER/0, data/LAYER/1 ..."
+            raise WeightsError(f'"data/{name}" is no parameter of a layer', fix=fix, file=file)
         try:
             found.setdefault(layer, {})[int(index)] = hdf5_array(item, dtype)
         except WeightsError as error:
