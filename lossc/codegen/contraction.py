@@ -111,19 +111,17 @@ class Finish:
     lines: tuple[str, ...]
     load: str
     store: str
-    later: str = ""
-    unfinished: str = ""
 
     def mentions(self, name: str) -> bool:
         return any(re.search(rf"\b{name}\b", line) for line in self.lines)
 
 
-def finish(spec: Any, load: str, store: str, later: str = "", unfinished: str = "") -> Finish:
+def finish(spec: Any, load: str, store: str) -> Finish:
     """The view of a spec's alpha, accumulate and epilogue."""
     unit = re.fullmatch(r"1(\.0*)?f?", spec.alpha) is not None
     lines = spec.epilogue.lines if spec.epilogue else ()
     alpha = "" if unit else spec.alpha
-    return Finish(alpha, comment(spec.alpha_comment), spec.accumulate, lines, load, store, later, unfinished)
+    return Finish(alpha, comment(spec.alpha_comment), spec.accumulate, lines, load, store)
 
 
 def round_up(value: int, unit: int) -> int:
@@ -131,26 +129,29 @@ def round_up(value: int, unit: int) -> int:
 
 
 def tile_cycles(mr: int, nv: int) -> float:
-    """Cycles for one step of depth: two FMAs and two loads a cycle, and a sum can be used again after four."""
-    return max(mr * nv / 2, (mr + nv) / 2, 4.0)
+    """Cycles for one step of depth: two FMAs a cycle, about one load, and a sum can be used again after four.
+
+    Up to three rows gcc does not keep the vectors of b in registers but loads them again for every row.
+    """
+    loads = mr + (nv if mr > 3 else mr * nv)
+    return max(mr * nv / 2, 0.93 * loads, 4.0)
 
 
-def tiles(isa: Isa, rows: int) -> Iterator[tuple[int, int]]:
-    """(mr, nv) whose sums, one row of b and one broadcast fit into the registers."""
+def tiles(isa: Isa, types: Types, rows: int) -> Iterator[tuple[int, int]]:
+    """(mr, nv) whose sums, one row of b and one broadcast fit into the registers.
+
+    One lane means plain C, which compilers turn into vectors of four where they can.
+    """
+    registers = isa.registers if types.lanes > 1 else 4 * isa.registers
     for nv in (1, 2, 3, 4, 6, 8):
-        for mr in range(1, min(rows, isa.registers) + 1):
-            if mr * nv + nv + 1 <= isa.registers:
+        for mr in range(1, min(rows, 24 if types.lanes > 1 else 4) + 1):
+            if mr * nv + nv + 1 <= registers:
                 yield mr, nv
 
 
 def tiling_cost(rows: int, vectors: int, depth: int, mr: int, nv: int) -> float:
     """Cycles of all tiles of a product: their sums, storing them, and the call."""
-    return ceil(rows / mr) * ceil(vectors / nv) * (depth * tile_cycles(mr, nv) + 3 * mr * nv + 16)
-
-
-def best_tile(isa: Isa, rows: int, vectors: int, depth: int) -> tuple[int, int]:
-    """The cheapest (mr, nv) for a product of rows x depth by depth x vectors; among equals the largest tile."""
-    return min(tiles(isa, rows), key=lambda tile: (tiling_cost(rows, vectors, depth, *tile), -tile[0] * tile[1]))
+    return ceil(rows / mr) * ceil(vectors / nv) * (depth * tile_cycles(mr, nv) + 4 * mr * nv + 20)
 
 
 def crowded(rows: int, stride: int, size: int) -> bool:

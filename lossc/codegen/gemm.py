@@ -17,19 +17,19 @@ from lossc.codegen.contraction import (
     Isa,
     Micro,
     Types,
-    best_tile,
     crowded,
     finish,
-    round_up,
     signature,
+    tiles,
     tiling_cost,
     types_of,
 )
 from lossc.codegen.environment import render
 from lossc.codegen.names import comment
 
-PACK_CONTIGUOUS, PACK_STRIDED, CROSSED_STORE = 0.25, 0.8, 0.8  # cycles an element, measured with 16 floats a vector
-LONGEST_DEPTH = 512  # more terms than this are summed in blocks
+PACK_CONTIGUOUS, PACK_STRIDED, CROSSED_STORE = 0.25, 0.6, 0.8  # cycles an element, measured on Ice Lake
+PANEL_BYTES = 28 << 10  # of b, which stay in the L1 cache while all rows of a pass by: bounds the depth of a block
+SUMS_BYTES = 128 << 10  # of unfinished sums, which stay in the L2 cache
 PACK_ROWS = 64  # of a panel are packed at a time by one thread
 BLOCK_COLUMNS_BYTES = 8 << 20  # of a packed block of b, shared by all threads in the last-level cache
 
@@ -102,24 +102,29 @@ class _Plan:
     cost: float
 
 
-def _plan(side: _Side, isa: Isa, types: Types, one_block: bool) -> _Plan:
+def _plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
+    """The product with this register tile: its blocks, what is packed, and the cycles this may take."""
     vectors = ceil(side.columns / types.lanes)
-    blocks = 1 if one_block else ceil(side.k / LONGEST_DEPTH)
+    blocks = ceil(side.k * nv * types.lanes * types.size / PANEL_BYTES)
     block_k = ceil(side.k / blocks)
-    mr, nv = best_tile(isa, side.rows, vectors, block_k)
     row_tiles, panels = ceil(side.rows / mr), ceil(vectors / nv)
     elements_a, elements_b = side.rows * side.k, side.k * side.columns
     pack_b = side.b_column != 1 or row_tiles > 4
     unfriendly = crowded(mr, side.a_row, types.size) if side.a_k == 1 else side.a_row != 1
-    pack_a = panels >= 4 and (unfriendly or elements_a * types.size > L2_BYTES)
+    pack_a = panels >= 4 and unfriendly
     cost = blocks * tiling_cost(side.rows, vectors, block_k, mr, nv)
     if pack_b:
         cost += elements_b * (PACK_CONTIGUOUS if side.b_column == 1 else PACK_STRIDED)
     if pack_a:
         cost += elements_a * (PACK_CONTIGUOUS if side.a_row == 1 else PACK_STRIDED)
     if side.crossed:
-        cost += blocks * side.rows * side.columns * CROSSED_STORE
+        cost += side.rows * side.columns * CROSSED_STORE
     return _Plan(side, mr, nv, block_k, pack_a, pack_b, cost)
+
+
+def _best_plan(spec: GemmSpec, isa: Isa, types: Types) -> _Plan:
+    plans = (_plan(side, types, *tile) for side in _sides(spec) for tile in tiles(isa, types, side.rows))
+    return min(plans, key=lambda plan: plan.cost)
 
 
 def _terms(*terms: tuple[str, int]) -> str:
@@ -134,30 +139,26 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
     Parameters of the function: a, b, c, those of the epilogue and of alpha, then scratch where it is needed.
     """
     types = types_of(isa, dtype)
-    one_block = spec.accumulate and spec.epilogue is not None  # a partial sum in C could not be told from the old value
-    plan = min((_plan(side, isa, types, one_block) for side in _sides(spec)), key=lambda p: p.cost)
+    plan = _best_plan(spec, isa, types)
     side, mr, nr = plan.side, plan.mr, plan.nv * types.lanes
     row_tiles, panels = ceil(side.rows / mr), ceil(side.columns / nr)
     blocked = plan.block_k < side.k
-    depth = "depth" if blocked else str(side.k)
-    p = "(p0 + p)" if blocked else "p"
+    block_panels = min(panels, max(1, BLOCK_COLUMNS_BYTES // (side.k * nr * types.size)))
+    block_tiles = max(1, SUMS_BYTES // (mr * nr * types.size)) if blocked else 1
+    row_blocks = ceil(row_tiles / block_tiles)
+    block_tiles = ceil(row_tiles / row_blocks)
 
-    block_panels = max(1, BLOCK_COLUMNS_BYTES // (plan.block_k * nr * types.size))
-    column_blocks = plan.pack_b and block_panels < panels
-    block_tiles = max(1, L2_BYTES // (plan.block_k * mr * types.size))
-    block_tiles = ceil(row_tiles / ceil(row_tiles / block_tiles))
-    row_blocks = block_tiles < row_tiles and not column_blocks
-    tasks = row_tiles if column_blocks else panels * (round_up(row_tiles, block_tiles) if row_blocks else row_tiles)
-
-    a_panel, b_panel = plan.block_k * mr, plan.block_k * nr
-    a_packed = types.aligned(row_tiles * a_panel) if plan.pack_a else 0
-    b_packed = min(panels, block_panels) * b_panel if plan.pack_b else 0
+    a_packed = types.aligned(row_tiles * mr * side.k) if plan.pack_a else 0
+    b_packed = block_panels * nr * side.k if plan.pack_b else 0
     masked = not plan.pack_b and side.columns % nr != 0
     micro = Micro(
         name=f"{spec.name}_tile", what=f"a: {side.a}, b: {side.b}.", mr=mr, nv=plan.nv, nr=nr,
         a_row=1 if plan.pack_a else side.a_row, a_k=mr if plan.pack_a else side.a_k,
-        b_k=nr if plan.pack_b else side.b_k, out_row=nr, masked=masked,
+        b_k=nr if plan.pack_b else side.b_k, out_row=nr, add=blocked, masked=masked,
     )  # fmt: skip
+    sums = block_tiles * mr * nr if blocked else 0
+    transposes = side.crossed or (plan.pack_a and side.a_row != 1) or (plan.pack_b and side.b_column != 1)
+    p0 = 1 if blocked else 0  # the tile's operands begin at term p0
 
     i_stride, j_stride = spec.c_strides
     contiguous = 1 in spec.c_strides
@@ -170,8 +171,6 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
         spec,
         load=f"{types.vec}_load{kind}(o{stride}{arguments})",
         store=f"{types.vec}_store{kind}(o, %s{stride}{arguments})",
-        later="p0 > 0" if blocked else "",
-        unfinished=f"p0 + {plan.block_k} < {side.k}",
     )
     real = types.real
     params = [f"const {real} *restrict {spec.a}", f"const {real} *restrict {spec.b}", f"{real} *restrict {spec.c}"]
@@ -184,45 +183,47 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
         f=view_f,
         g={
             "comment": comment(spec.comment),
-            "signature": signature(spec.name, params, types, a_packed + b_packed, 0),
+            "signature": signature(spec.name, params, types, a_packed + b_packed, sums),
             "a": side.a,
             "b": side.b,
             "k": side.k,
             "rows": side.rows,
             "columns": side.columns,
-            "depth": depth,
+            "blocked": blocked,
             "block_k": plan.block_k,
             "row_tiles": row_tiles,
-            "panels": panels,
-            "tasks": tasks,
             "row_blocks": row_blocks,
             "block_tiles": block_tiles,
-            "column_blocks": column_blocks,
+            "panels": panels,
+            "column_blocks": block_panels < panels and plan.pack_b,
             "block_panels": block_panels,
-            "block_columns": block_panels * nr,
             "row_tail": side.rows % mr != 0,
             "column_tail": side.columns % nr != 0,
             "pack_a": plan.pack_a,
             "pack_b": plan.pack_b,
             "pack_rows": PACK_ROWS,
-            "pack_chunks": ceil(plan.block_k / PACK_ROWS),
-            "a_panel": a_panel,
-            "b_panel": b_panel,
+            "pack_chunks": ceil(side.k / PACK_ROWS),
             "a_packed": a_packed,
             "a_row": side.a_row,
             "b_column": side.b_column,
-            "a_from": _terms((side.a, 1), ("row0", side.a_row), (p, side.a_k)),
-            "b_from": _terms((side.b, 1), ("column", side.b_column), (p, side.b_k)),
-            "a_tile": f"packed_a + row_tile * {a_panel}" if plan.pack_a else _terms(
-                (side.a, 1), ("row0", side.a_row), ("p0", side.a_k if blocked else 0)),
-            "b_tile": f"packed_b + panel * {b_panel}" if plan.pack_b else _terms(
-                (side.b, 1), ("column", side.b_column), ("p0", side.b_k if blocked else 0)),
+            "a_k": side.a_k,
+            "b_k": side.b_k,
+            "a_from": _terms((side.a, 1), ("row0", side.a_row), ("p", side.a_k)),
+            "b_from": _terms((side.b, 1), ("column", side.b_column), ("p", side.b_k)),
+            "a_from1": _terms((side.a, 1), ("row0", side.a_row), ("p1", side.a_k)),
+            "b_from1": _terms((side.b, 1), ("column", side.b_column), ("p1", side.b_k)),
+            "transpose": f"{spec.name}_transpose",
+            "transposes": transposes,
+            "a_tile": _terms(("packed_a", 1), ("row_tile", mr * side.k), ("p0", p0 * mr)) if plan.pack_a
+            else _terms((side.a, 1), ("row0", side.a_row), ("p0", p0 * side.a_k)),
+            "b_tile": _terms(("packed_b", 1), ("panel", nr * side.k), ("p0", p0 * nr)) if plan.pack_b
+            else _terms((side.b, 1), ("column", side.b_column), ("p0", p0 * side.b_k)),
             "c_at": _terms((spec.c, 1), ("i", i_stride), ("j", j_stride)),
             "rv": side.row_variable,
             "cv": side.column_variable,
             "crossed": side.crossed,
             "masked_store": masked_store,
-            "needs_m": masked_store or view_f.mentions("m"),
+            "needs_m": view_f.mentions("m"),
         },
     )  # fmt: skip
-    return Code(text, tuple(params), a_packed + b_packed, 0)
+    return Code(text, tuple(params), a_packed + b_packed, sums)

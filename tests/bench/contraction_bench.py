@@ -18,16 +18,15 @@ static void peak(const {real} *restrict x, {real} *restrict y, {real} *restrict 
 {{
     {vec} sum[{sums}];
     const {vec} a = {vec}_load(x), b = {vec}_load(x + {lanes});
+    #pragma GCC unroll {sums}
     for (int s = 0; s < {sums}; ++s)
         sum[s] = {vec}_set1(x[s]);
     for (ptrdiff_t p = 0; p < {steps}; ++p) {{
         #pragma GCC unroll {sums}
         for (int s = 0; s < {sums}; ++s)
             sum[s] = {vec}_fma(a, b, sum[s]);
-        #pragma GCC unroll {sums}
-        for (int s = 0; s < {sums}; ++s)
-            __asm__ volatile("" : "+x"(sum[s]));
     }}
+    #pragma GCC unroll {sums}
     for (int s = 0; s < {sums}; ++s)
         {vec}_store(local, {vec}_add(sum[s], {vec}_load(local)));
     (void)y;
