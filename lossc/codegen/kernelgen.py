@@ -23,6 +23,13 @@ from lossc.ir.printer import show_kernel
 from lossc.targets import Isa
 
 
+#: Names that the contractions' and pools' templates use inside their functions.
+_LOCALS = frozenset(
+    "shared local i j k m n c p t o r v acc out row row0 row_end rows column columns column_end panel tile from to p1 p2 sum "
+    "packed_a packed_b depth image group x y w h".split()
+)
+
+
 @dataclass(frozen=True)
 class Function:
     """A kernel's C function, and the pointer expressions that the schedule calls it with."""
@@ -79,7 +86,7 @@ class KernelWriter:
 
     def _bind(self, operands: dict[str, Ref]) -> tuple[dict[str, str], dict[str, str], dict[str, tuple[int, ...]]]:
         """Unique parameter names, their pointers, and strides, for each operand by role."""
-        names = Names(frozenset({"shared", "local", "i", "j", "k", "m", "n", "c"}))
+        names = Names(_LOCALS)
         params: dict[str, str] = {}
         pointers: dict[str, str] = {}
         strides: dict[str, tuple[int, ...]] = {}

@@ -12,7 +12,7 @@ from lossc.codegen.mapplan import Plan, points
 from lossc.codegen.names import Names, comment, literal
 from lossc.errors import InternalError
 from lossc.ir import Access, Dim, Scalar, Store
-from lossc.ir.expr import Const, Expr, Gather, Iota, Load, Op, Reduce, walk
+from lossc.ir.expr import TRUTH, Const, Expr, Gather, Iota, Load, Op, Reduce, walk
 
 #: Points that one task should have at least, so that sharing out costs little.
 TASK_POINTS = 4096
@@ -111,7 +111,10 @@ class MapWriter:
         if name not in scope.broadcast:
             const = self.names.fresh(_constant_wish(e, name))
             note = f"    /* {comment(e.scalar.history)} */" if isinstance(e, Const) and _told(e) else ""
-            if isinstance(e, Const) and e.scalar.is_plain(0.0):
+            v = self.style.v
+            if isinstance(e, Op) and e.name in TRUTH:
+                text = f"const {self.style.mask} {const} = {v}_gt({v}_set1(({self.style.real}){name}), {v}_zero());"
+            elif isinstance(e, Const) and e.scalar.is_plain(0.0):
                 text = f"const {self.style.v} {const} = {self.style.v}_zero();"
             else:
                 text = f"const {self.style.v} {const} = {self.style.v}_set1({name});{note}"

@@ -116,6 +116,8 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
             {"layer": t.layer, "blob": graph.declared[t.blob].label, "weight": t.weight.value(dtype)} for t in graph.losses
         ],
         "history": [_history_view(graph, plan, b) for b in graph.options.get("history", [])],
+        "rate": _view_of(graph, plan, "solver.rate") if solver else None,
+        "gradient_norm": _view_of(graph, plan, norm) if (norm := graph.options.get("gradient_norm")) else None,
         "bytes": _bytes(plan, shared, local, 4 if dtype == "f32" else 8),
         "flops": {s: sum(n.kernel.flops for n in graph.section(s) if isinstance(n.kernel, (Gemm, Conv)))
                   for s in ("forward", "backward")},

@@ -6,6 +6,7 @@ broadcast back, so that softmax is ``exp(x - max_a x) / sum_a exp(x - max_a x)``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -351,6 +352,18 @@ def accesses(root: Expr) -> list[Access]:
         if isinstance(node, (Load, Gather)):
             out.setdefault(node.access)
     return list(out)
+
+
+def tighten(e: Expr) -> Expr:
+    """A reduction along dimensions over which nothing varies any more: a sum is a product with their extent."""
+    if not isinstance(e, Reduce):
+        return e
+    flat = [d for d in e.dims if d not in e.arg.varies]
+    rest = tuple(d for d in e.dims if d in e.arg.varies)
+    arg = e.arg
+    if flat and e.kind == "sum":
+        arg = op("mul", arg, Scalar(float(math.prod(d.extent for d in flat)), "count"))
+    return Reduce(e.kind, arg, rest) if rest else arg
 
 
 def map_accesses(root: Expr, change: Callable[[Access], Access]) -> Expr:

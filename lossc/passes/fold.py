@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lossc.ir import Access, Conv, Gemm, Graph, Map, Node, Ref, Scalar, Store, make_map
-from lossc.ir.expr import Const, Expr, Load, Op, rewrite, total
+from lossc.ir.expr import Const, Expr, Load, Op, rewrite, tighten, total
 from lossc.passes.analysis import covers, is_private, writes_between
 
 
@@ -38,7 +38,7 @@ class FoldLossWeight:
             return False
 
         def one(e: Expr) -> Expr:
-            return Const(constant) if isinstance(e, Load) and e.access.blob == name else e
+            return Const(constant) if isinstance(e, Load) and e.access.blob == name else tighten(e)
 
         stores = tuple(Store(s.access, rewrite(s.value, one), s.accumulate) for s in kernel.stores)
         graph.replace(node, make_map(stores))

@@ -19,7 +19,8 @@ class FuseMaps:
 
     def run(self, graph: Graph) -> bool:
         changed = False
-        for node in graph.nodes:
+        for ident in [n.id for n in graph.nodes]:
+            node = graph.node(ident)
             fused = _fuse(graph, node)
             if fused is not None:
                 consumer, kernel, name = fused

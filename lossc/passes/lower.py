@@ -22,7 +22,7 @@ class ResolveInPlace:
 
     def run(self, graph: Graph) -> bool:
         now: dict[str, str] = {}
-        read: set[str] = set()
+        read: set[str] = set()  # what a layer has read or a loss_weight rests on: it must not change any more
         changed = False
         for call in graph.calls:
             fresh_bottoms = [now[b] for b in call.bottoms]
@@ -31,7 +31,7 @@ class ResolveInPlace:
                     now[top] = top
                     graph.diff_of[top] = top + ".diff"
                     continue
-                if now[top] in read or any(graph_loss == now[top] for graph_loss in _weighted(graph)):
+                if now[top] in read:
                     raise GraphError(
                         f'top blob "{top}" is produced by multiple sources: it was used before it is changed in place',
                         layer=call.name,
@@ -43,6 +43,7 @@ class ResolveInPlace:
                 call.tops[k] = now[top]
                 changed = True
             read.update(fresh_bottoms)
+            read.update(t for t, w in zip(call.tops, call.loss_weights, strict=True) if w)
             call.bottoms = fresh_bottoms
         graph.data_of = now
         consumed = {b for c in graph.calls for b in c.bottoms}
@@ -50,10 +51,6 @@ class ResolveInPlace:
         labels = {name: label for label, name in now.items()}
         graph.outputs = [labels[t] for t in produced if t in labels and t not in consumed]
         return changed
-
-
-def _weighted(graph: Graph) -> set[str]:
-    return {t for c in graph.calls for t, w in zip(c.tops, c.loss_weights, strict=True) if w}
 
 
 @dataclass(frozen=True)
