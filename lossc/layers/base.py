@@ -25,8 +25,8 @@ class ParamSpec:
 class Layer:
     """Base of all layers. A layer never sees its loss_weight: the passes deal with it, for every layer alike.
 
-    Class attributes: ``type`` (Caffe's name); ``bottoms`` and ``tops``, the least and the greatest number of each (None:
-    any number). ``param`` is Caffe's LayerParameter, ``phase`` "TRAIN" or "TEST".
+    Class attributes: ``type`` (Caffe's name); ``bottoms`` and ``tops``, the least and the greatest number of each
+    (None: any number). ``param`` is Caffe's LayerParameter, ``phase`` "TRAIN" or "TEST".
     """
 
     type: ClassVar[str]

@@ -9,6 +9,7 @@ from typing import Any
 from lossc.errors import GraphError
 from lossc.ir import Graph, LayerCall
 from lossc.layers.base import Layer, Shape, check_counts
+from lossc.layers.data import Data
 from lossc.layers.registry import LAYERS
 
 
@@ -23,8 +24,8 @@ def import_net(
 ) -> Graph:
     """A graph that holds the net's layers as calls, nothing lowered yet.
 
-    ``net`` is a NetParameter, filtered for its phase and upgraded; ``data_shapes`` gives the tops' shapes of layers that
-    read data sources, by layer name; ``layers`` adds layer types. Raises GraphError with file, line and layer.
+    ``net`` is a NetParameter, filtered for its phase and upgraded; ``data_shapes`` gives the tops' shapes of layers
+    that read data sources, by layer name; ``layers`` adds layer types. Raises GraphError with file, line and layer.
     """
     known = {**LAYERS, **(layers or {})}
     graph = Graph(net.name or "net", file)
@@ -38,6 +39,9 @@ def import_net(
             graph.calls.append(_import_layer(param, phase, line, known, available))
         except GraphError as error:
             raise error.located(layer=param.name, file=file, line=line) from None
+        layer = graph.calls[-1].layer
+        if isinstance(layer, Data):
+            layer.shapes = graph.options["data_shapes"].get(param.name, ())
         name = _unique(param.name, graph)
         graph.calls[-1].name = name
         graph.lines[name] = line
@@ -67,7 +71,7 @@ def _import_layer(
     for bottom in param.bottom:
         if bottom not in available:
             near = difflib.get_close_matches(bottom, available, 1)
-            hint = f'did you mean "{near[0]}"?' if near else "a layer's bottoms must be tops of layers that stand before it"
+            hint = f'did you mean "{near[0]}"?' if near else "a layer's bottoms must be tops of layers before it"
             raise GraphError(f'unknown bottom blob "{bottom}"', fix=hint)
     for k, top in enumerate(param.top):
         in_place = k < len(param.bottom) and param.bottom[k] == top
@@ -81,7 +85,8 @@ def _import_layer(
         available[top] = param.name
     if len(param.propagate_down) not in (0, len(param.bottom)):
         raise GraphError(
-            f"{len(param.propagate_down)} propagate_down values for {len(param.bottom)} bottoms", fix="give one per bottom"
+            f"{len(param.propagate_down)} propagate_down values for {len(param.bottom)} bottoms",
+            fix="give one per bottom",
         )
     weights = _loss_weights(layer, param)
     return LayerCall(param.name, layer, list(param.bottom), list(param.top), [], weights, line)
@@ -94,7 +99,7 @@ def _loss_weights(layer: Layer, param: Any) -> list[float]:
     if len(given) == 1 and tops == 2 and layer.is_loss:
         given = [given[0], 0.0]
     if len(given) != tops:
-        raise GraphError(f"{len(given)} loss_weight values for {tops} tops", fix="give one loss_weight per top, or none")
+        raise GraphError(f"{len(given)} loss_weight values for {tops} tops", fix="give one per top, or none")
     if any(given) and not layer.has_gradient:
         raise GraphError(f"{layer.type} has no gradient, so its top cannot be a loss", fix="remove its loss_weight")
     return given

@@ -18,8 +18,8 @@ WORST = Scalar(-math.log(2.0**-126), "-log(FLT_MIN)")
 class SoftmaxWithLoss(LossLayer):
     """E = -sum log p[label] / normaliser, p = softmax(x) along ``axis``;  dx = (p - [label]) / normaliser.
 
-    The sum is over all points (all axes but ``axis``), and p[label] is clipped at FLT_MIN in E. Bottoms: scores, and one
-    label per point. A second top is p.
+    The sum is over all points (all axes but ``axis``), and p[label] is clipped at FLT_MIN in E. Bottoms: scores, and
+    one label per point. A second top is p.
     """
 
     type = "SoftmaxWithLoss"

@@ -1,0 +1,1 @@
+"""For users and tests: golden cases, gradient checks."""
