@@ -1,6 +1,6 @@
 """lossc: an ahead-of-time compiler for neural nets with losses, from Caffe's prototxt to C that trains them.
 
-``Net``, ``get_solver`` and what else a user calls is imported at first use, so that ``import lossc`` costs next to nothing.
+``Net``, ``get_solver`` and what else a user calls is imported at first use: ``import lossc`` costs next to nothing.
 """
 
 from __future__ import annotations

@@ -159,8 +159,8 @@ def build(request: Request) -> Built:
 def _check_keep(request: Request, blobs: list[str]) -> None:
     for name in () if request.keep == "all" else request.keep:
         if name not in blobs:
-            fix = suggestion(name, blobs)
-            raise UsageError(f'keep names the blob "{name}", which the net does not have', fix=fix, file=request.source.file)
+            message = f'keep names the blob "{name}", which the net does not have'
+            raise UsageError(message, fix=suggestion(name, blobs), file=request.source.file)
 
 
 @lru_cache(maxsize=1)

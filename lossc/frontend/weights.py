@@ -6,6 +6,7 @@ when writing, and h5py is imported only then.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
@@ -39,12 +40,14 @@ class SolverStateData:
 
     ``iter``: updates made. ``learned_net``: path of the weights written with it, empty for none. ``current_step``: rate
     drops made by multistep. ``history``: the solver's arrays, one per learned parameter, for AdaDelta and Adam two.
+    ``progress``: what else lossc needs to go on exactly, in terms of JSON; Caffe writes none, and ignores it.
     """
 
     iter: int
     learned_net: str = ""
     current_step: int = 0
     history: list[np.ndarray] = field(default_factory=list)
+    progress: dict[str, Any] = field(default_factory=dict)
 
 
 def read_weights(path: str | PathLike[str], *, dtype: npt.DTypeLike = np.float32) -> dict[str, list[np.ndarray | None]]:
@@ -101,7 +104,8 @@ def read_state(path: str | PathLike[str], *, dtype: npt.DTypeLike = np.float32) 
     if state is None or not state.HasField("iter"):
         raise _mistaken(data, name, "state")
     history = [_array(blob, f"history {i}", dtype, name) for i, blob in enumerate(state.history)]
-    return SolverStateData(state.iter, _string(state, "learned_net", name), state.current_step, history)
+    progress = _progress(_string(state, "lossc_progress", name), name)
+    return SolverStateData(state.iter, _string(state, "learned_net", name), state.current_step, history, progress)
 
 
 def write_state(path: str | PathLike[str], state: SolverStateData) -> None:
@@ -180,6 +184,16 @@ def _string(message: Any, name: str, file: str) -> str:
     return text
 
 
+def _progress(text: str, file: str) -> dict[str, Any]:
+    try:
+        progress = json.loads(text or "{}")
+    except ValueError:
+        progress = None
+    if not isinstance(progress, dict):
+        raise WeightsError("is damaged: lossc_progress is no JSON object", fix="write or download it again", file=file)
+    return progress
+
+
 def _blobs(net: Any, file: str) -> Iterator[tuple[str, Any]]:
     """Names and blobs of layers that have blobs."""
     for layer in net.layer or net.layers:
@@ -217,7 +231,8 @@ def _state_chunks(state: SolverStateData) -> Iterator[bytes]:
     yield message(iter=state.iter, learned_net=state.learned_net or None).SerializeToString()
     for values in state.history:
         yield message(history=[raw_blob(values)]).SerializeToString()
-    yield message(current_step=state.current_step).SerializeToString()
+    progress = json.dumps(state.progress) if state.progress else None
+    yield message(current_step=state.current_step, lossc_progress=progress).SerializeToString()
 
 
 def _read_hdf5_weights(file: str, dtype: npt.DTypeLike) -> dict[str, list[np.ndarray | None]]:
@@ -285,11 +300,12 @@ def _read_hdf5_state(file: str, dtype: npt.DTypeLike) -> SolverStateData:
             count = int(hdf5_array(root["iter"], np.int64).reshape(()))
             step = int(hdf5_array(root["current_step"], np.int64).reshape(())) if "current_step" in root else 0
             learned = bytes(root["learned_net"][()]).decode() if "learned_net" in root else ""
+            progress = bytes(root["lossc_progress"][()]).decode() if "lossc_progress" in root else ""
     except WeightsError as error:
         raise error.located(file=file) from None
     except HDF5_ERRORS as error:
         raise WeightsError(f"is damaged: {error}", fix="write or download it again", file=file) from None
-    return SolverStateData(count, learned, step, arrays)
+    return SolverStateData(count, learned, step, arrays, _progress(progress, file))
 
 
 def _write_hdf5_state(path: str | PathLike[str], state: SolverStateData) -> None:
@@ -307,6 +323,8 @@ def _write_hdf5_state(path: str | PathLike[str], state: SolverStateData) -> None
             h5py.h5d.create(root.id, b"learned_net", kind, space).write(
                 space, space, np.array(text, f"S{len(text) + 1}"), kind
             )
+        if state.progress:
+            root["lossc_progress"] = json.dumps(state.progress)
         history = root.create_group("history")
         for i, values in enumerate(state.history):
             history[str(i)] = _numbers(values, f"history {i}")

@@ -13,8 +13,8 @@ Get = Callable[[], np.ndarray]
 class Blob:
     """Values and gradient of one blob or parameter. Both are NumPy views on the net's memory, not copies.
 
-    Reading what was not kept raises UsageError, which names the fix. ``num``, ``channels``, ``height`` and ``width`` are
-    the first four axes, 1 where there are fewer, as in Caffe.
+    Reading what was not kept raises UsageError, which names the fix. ``num``, ``channels``, ``height`` and ``width``
+    are the first four axes, 1 where there are fewer, as in Caffe.
     """
 
     def __init__(self, shape: tuple[int, ...], data: Get, diff: Get) -> None:

@@ -25,7 +25,7 @@ class DataSource(Protocol):
     def next(self, data: np.ndarray, label: np.ndarray | None) -> None: ...
 
 
-#: What stands in for the sources that a net's file names: a folder or file for all of them, or one source or path a layer.
+#: What stands in for the sources that a net's file names: a path or source for all of them, or one for each layer.
 Override = str | PathLike[str] | DataSource | Mapping[str, "str | PathLike[str] | DataSource"]
 
 
@@ -43,7 +43,8 @@ class Feed:
         layers = {layer.name: (k, layer) for k, layer in enumerate(net.param.layer) if layer.type in SOURCE_TYPES}
         if isinstance(data, Mapping) and (unknown := [name for name in data if name not in layers]):
             known = ", ".join(layers) or "the net has none"
-            raise UsageError(f'data names "{unknown[0]}", which is no data layer', fix=f"data layers: {known}", file=net.file)
+            message = f'data names "{unknown[0]}", which is no data layer'
+            raise UsageError(message, fix=f"data layers: {known}", file=net.file)
         for name, (index, layer) in layers.items():
             given = data.get(name) if isinstance(data, Mapping) else data
             try:

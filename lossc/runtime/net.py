@@ -28,8 +28,8 @@ class Net:
     ``file``: a prototxt file, a NetParameter, or what ``read_net`` returned. ``phase``: lossc.TRAIN or lossc.TEST;
     ``level`` and ``stages`` as in Caffe. ``weights``: loaded at once. ``keep``: names of blobs that must stay readable
     besides inputs, outputs and parameters, or "all". ``threads``: None for one per core; results do not depend on it.
-    ``target``: "native" or the name of an instruction set; ``dtype``: "float32" or "float64". ``seed`` decides fillers and
-    dropout. ``data`` takes the place of the sources that data layers name: a path, a data source, or one of them by
+    ``target``: "native" or the name of an instruction set; ``dtype``: "float32" or "float64". ``seed`` decides fillers
+    and dropout. ``data`` takes the place of the sources that data layers name: a path, a data source, or one of them by
     layer. ``solver``: a SolverParameter whose update is compiled too; solvers give it.
 
     Raises LosscError's kinds: PrototxtError, GraphError, DataError, WeightsError, UsageError, CompilerError.
@@ -166,7 +166,8 @@ class Net:
         blob = self.blobs[name]
         if array.shape != blob.shape:
             message = f'input "{name}" has the shape {list(array.shape)}, the net wants {list(blob.shape)}'
-            raise UsageError(message, fix="compiled nets have fixed shapes: change the net's input_param", file=self._source.file)
+            fix = "compiled nets have fixed shapes: change the net's input_param"
+            raise UsageError(message, fix=fix, file=self._source.file)
         blob.data[...] = array
 
     def _checked(self, loss: float) -> float:
@@ -217,8 +218,8 @@ class Net:
                 continue
             mine = [tuple(shape) for shape in layer["param_shapes"]]
             if mine != [blob.shape for blob in theirs]:
-                shapes = f"{[list(s) for s in mine]} here, {[list(b.shape) for b in theirs]} in the net that shares them"
-                raise UsageError(f"parameters have other shapes: {shapes}", layer=layer["name"], file=self._source.file)
+                shapes = f"{[list(s) for s in mine]} here, {[list(b.shape) for b in theirs]} in the other net"
+                raise UsageError(f"parameters cannot be shared: {shapes}", layer=layer["name"], file=self._source.file)
             for index, blob in zip(layer["params"], theirs, strict=True):
                 self.native.share_param(index, blob.data)
 
@@ -260,6 +261,4 @@ class Net:
         return self.request.keep == "all" or name in self.request.keep
 
     def _param(self, index: int, shape: list[int]) -> Blob:
-        return Blob(
-            tuple(shape), lambda: self.native.param(index, shape), lambda: self.native.param_diff(index, shape)
-        )
+        return Blob(tuple(shape), lambda: self.native.param(index, shape), lambda: self.native.param_diff(index, shape))

@@ -53,9 +53,11 @@ def _clip(graph: Graph, b: Builder, clip: float) -> Expr:
         squares = expr(part[""]) if squares is None else squares + part[""]
     if squares is None:
         return expr(1.0)
-    scale = b.temp("clip", ())
-    norm = sqrt(squares)
-    limit = Scalar(clip, "clip_gradients")
+    length, scale = b.temp("norm", ()), b.temp("clip", ())
+    graph.options["gradient_norm"] = length.blob
+    graph.observe(length.blob)
+    b.map((length[""], sqrt(squares)), note="gradient norm")
+    norm, limit = expr(length[""]), Scalar(clip, "clip_gradients")
     b.map((scale[""], where(op("gt", norm, limit), limit / norm if clip else expr(0.0), 1.0)), note="clip")
     return expr(scale[""])
 
