@@ -16,17 +16,21 @@ from lossc.frontend.net import NetSource
 SOURCE_TYPES = frozenset(("Data",))
 
 
-class DataSource(Protocol):
-    """Batches in an order of their own. ``shapes`` are those of data and label; setting ``position`` goes there."""
+class Source(Protocol):
+    """Batches in an order of their own; ``shapes`` are those of data and label.
+
+    A source may have ``get_state()`` and ``set_state(state)``, in terms of JSON: then resuming is exact.
+    """
 
     shapes: Any
-    position: Any
 
-    def next(self, data: np.ndarray, label: np.ndarray | None) -> None: ...
+    def next(self, data: np.ndarray, label: np.ndarray | None) -> None:
+        """Writes the next batch."""
+        ...
 
 
 #: What stands in for the sources that a net's file names: a path or source for all of them, or one for each layer.
-Override = str | PathLike[str] | DataSource | Mapping[str, "str | PathLike[str] | DataSource"]
+Override = str | PathLike[str] | Source | Mapping[str, "str | PathLike[str] | Source"]
 
 
 class Feed:
@@ -34,12 +38,13 @@ class Feed:
 
     ``data`` takes the place of the sources that the net's file names. A folder: the file of the same name in it, or,
     where there is none, the folder itself. Raises DataError where a source cannot be read, UsageError where ``data``
-    names no data layer.
+    names no data layer. ``seed`` is that of random crops and mirroring.
     """
 
-    def __init__(self, net: NetSource, data: Override | None = None) -> None:
+    def __init__(self, net: NetSource, data: Override | None = None, seed: int = 1) -> None:
         self._net = net
-        self.sources: dict[str, DataSource] = {}
+        self._seed = seed
+        self.sources: dict[str, Source] = {}
         layers = {layer.name: (k, layer) for k, layer in enumerate(net.param.layer) if layer.type in SOURCE_TYPES}
         if isinstance(data, Mapping) and (unknown := [name for name in data if name not in layers]):
             known = ", ".join(layers) or "the net has none"
@@ -53,9 +58,9 @@ class Feed:
                 error.fix = error.fix or "make the data first, or name their place with --data (data= in Python)"
                 raise error.located(layer=name, file=net.file, line=net.line(index)) from None
 
-    def _open(self, layer: Any, given: Any) -> DataSource:
+    def _open(self, layer: Any, given: Any) -> Source:
         if given is not None and not isinstance(given, (str, PathLike)):
-            source: DataSource = given
+            source: Source = given
             return source
         from lossc.runtime.data import open_source
 
@@ -64,8 +69,8 @@ class Feed:
         if given is not None:
             param.source = _replaced(param.source, Path(fspath(given)))
         phase = "TRAIN" if self._net.phase == 0 else "TEST"
-        opened: DataSource = open_source(param, layer.transform_param, phase, relative_to=self._net.file)
-        return opened
+        folder = Path(self._net.file).parent
+        return open_source(param, layer.transform_param, phase, relative_to=folder, seed=self._seed)
 
     @property
     def shapes(self) -> dict[str, list[tuple[int, ...]]]:
@@ -82,15 +87,16 @@ class Feed:
                 raise error.located(layer=name, file=self._net.file) from None
 
     @property
-    def positions(self) -> dict[str, Any]:
-        """Where each source stands, by layer; assign it to go back there."""
-        return {name: source.position for name, source in self.sources.items()}
+    def state(self) -> dict[str, Any]:
+        """Where each source stands, by layer, in terms of JSON; assign it to go back there. Raises DataError."""
+        return {name: s.get_state() for name, s in self.sources.items() if hasattr(s, "get_state")}
 
-    @positions.setter
-    def positions(self, positions: Mapping[str, Any]) -> None:
-        for name, position in positions.items():
-            if name in self.sources:
-                self.sources[name].position = position
+    @state.setter
+    def state(self, state: Mapping[str, Any]) -> None:
+        for name, each in state.items():
+            source = self.sources.get(name)
+            if hasattr(source, "set_state"):
+                source.set_state(each)
 
 
 def _replaced(source: str, given: Path) -> str:

@@ -55,7 +55,7 @@ class Net:
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}", fix="give 1 or more, or None for one per core")
         self._source = file
-        self._feed = Feed(file, data)
+        self._feed = Feed(file, data, seed)
         kept = keep if keep == "all" else (keep,) if isinstance(keep, str) else tuple(keep)
         self.request = Request(file, kept, target, dtype, solver, self._feed.shapes)
         self.native = Native(build(self.request), threads or 0, seed)
@@ -227,13 +227,13 @@ class Net:
 
     @property
     def progress(self) -> dict[str, Any]:
-        """What makes going on exact: passes made (they decide random numbers) and positions of data sources."""
-        return {"passes": self.native.passes, "positions": self._feed.positions}
+        """What makes going on exact: passes made (they decide random numbers) and state of data sources."""
+        return {"passes": self.native.passes, "data": self._feed.state}
 
     @progress.setter
     def progress(self, progress: Mapping[str, Any]) -> None:
         self.native.passes = int(progress.get("passes", 0))
-        self._feed.positions = progress.get("positions", {})
+        self._feed.state = progress.get("data", {})
 
     # ---- blobs
 

@@ -37,7 +37,7 @@ def match_weights(
         for index, (target, values) in enumerate(zip(mine, theirs, strict=True)):
             if values is None:
                 continue
-            if _significant(target.shape) != _significant(values.shape):
+            if not same_shape(target.shape, values.shape):
                 shapes = f"{list(target.shape)} in the net, {list(values.shape)} in the file"
                 wrong.append(f'layer "{layer}", parameter {index}: {shapes}')
             else:
@@ -48,6 +48,11 @@ def match_weights(
         fix = "give layers that shall start anew another name, or take the weights of this very net"
         raise WeightsError(f"{count} not fit the net:\n    {listed}", fix=fix, file=fspath(path))
     return pairs
+
+
+def same_shape(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes are the same but for leading axes of 1, which old files add."""
+    return _significant(one) == _significant(other)
 
 
 def _significant(shape: Sequence[int]) -> tuple[int, ...]:

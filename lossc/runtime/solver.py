@@ -1,0 +1,266 @@
+"""Solvers: Caffe's training loop around a compiled step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from lossc.errors import UsageError
+from lossc.frontend.caffe_pb2 import SolverParameter
+from lossc.frontend.solver import SolverSource, read_solver
+from lossc.runtime.feed import Override
+from lossc.runtime.loglines import Log, Smoothed, add_to, mean_of, number, output_lines
+from lossc.runtime.net import Net
+from lossc.runtime.snapshot import check_prefix, learned_net, load_state, snapshot_paths
+
+
+class Solver:
+    """Trains the net of a solver file as Caffe does, test nets and snapshots included.
+
+    ``net`` is the net in training, ``test_nets`` those that are tested; they use the same parameters. ``iter`` counts the
+    updates made. ``log`` gets Caffe's log lines (see ``loglines.Log``); by default they go to Python's logger "lossc".
+    The remaining arguments are those of ``Net``; random_seed of the solver, where it is given, is the nets' seed.
+
+    Raises LosscError's kinds: PrototxtError, SolverError, GraphError, DataError, WeightsError, CompilerError.
+    """
+
+    def __init__(
+        self,
+        source: str | PathLike[str] | SolverParameter | SolverSource,
+        *,
+        threads: int | None = None,
+        target: str = "native",
+        dtype: str = "float32",
+        keep: str | Iterable[str] = (),
+        data: Override | None = None,
+        log: Log | None = None,
+    ) -> None:
+        self.source = source if isinstance(source, SolverSource) else read_solver(source)
+        param = self.param = self.source.param
+        self._log: Log = log or _log_to_python
+        if param.snapshot:
+            check_prefix(param.snapshot_prefix, self.source.file, self.source.line("snapshot_prefix"))
+        seed = param.random_seed if param.random_seed >= 0 else 1
+        train = self.source.train_net()
+        self.net = Net(train, train.phase, None, keep, threads, target, dtype, seed, data=data, solver=param)
+        self.test_nets = [
+            Net(each, each.phase, None, (), threads, target, dtype, seed, data=data) for each in self.source.test_nets()
+        ]
+        for net in self.test_nets:
+            net.share_with(self.net)
+        native = self.net.native
+        self.history: list[np.ndarray] = [native.view(place) for place in self.net.manifest["history"]]
+        self._smoothed = Smoothed(param.average_loss, native.dtype)
+        self._request: str | None = None
+        self._callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
+        for paths in param.weights:
+            for path in filter(None, (each.strip() for each in paths.split(","))):
+                self.load_weights(path)
+
+    # ---- state
+
+    @property
+    def iter(self) -> int:
+        """Updates made."""
+        return self.net.native.iter
+
+    @property
+    def lr(self) -> float:
+        """The rate of the next update. As in Caffe, asking can move the counter of the policy "multistep"."""
+        return self.net.native.rate()
+
+    @property
+    def loss(self) -> float:
+        """The loss of the last iteration, smoothed over average_loss of them."""
+        return float(self._smoothed.value)
+
+    def load_weights(self, path: str | PathLike[str]) -> None:
+        """Takes over parameters by layers' names. Raises WeightsError."""
+        self._log("solver.cpp:72", f"Finetuning from {path}")
+        self.net.copy_from(path)
+
+    def add_callback(self, on_start: Callable[[], None], on_gradient: Callable[[], None]) -> None:
+        """Has functions called in each iteration: at its start, and when the gradients are ready for the update."""
+        self._callbacks.append((on_start, on_gradient))
+
+    def request(self, action: str) -> None:
+        """Asks for "stop" or "snapshot" at the end of the iteration that runs now; safe in signal handlers."""
+        if action not in ("stop", "snapshot"):
+            raise UsageError(f'there is no action "{action}"', fix='use "stop" or "snapshot"')
+        self._request = action
+
+    # ---- training
+
+    def solve(self, resume_file: str | PathLike[str] | None = None) -> None:
+        """Trains until max_iter, snapshot and last test included; first restores ``resume_file``, if given."""
+        param = self.param
+        self._log("solver.cpp:289", f"Solving {self.net.name}")
+        self._log("solver.cpp:290", f"Learning Rate Policy: {param.lr_policy}")
+        if resume_file is not None:
+            self.restore(resume_file)
+        stopped = self.step(param.max_iter - self.iter)
+        if param.snapshot_after_train and (not param.snapshot or self.iter % param.snapshot):
+            self.snapshot()
+        if stopped:
+            self._log("solver.cpp:323", "Optimization stopped early.")
+            return
+        if param.display and self.iter % param.display == 0:
+            self.net.forward()
+            loss = self._smoothed.add(self.net.loss)
+            self._log("solver.cpp:327", f"Iteration {self.iter}, loss = {number(loss)}")
+        if param.test_interval and self.iter % param.test_interval == 0:
+            self.test_all()
+        self._log("solver.cpp:332", "Optimization Done.")
+
+    def step(self, iterations: int) -> bool:
+        """Makes that many iterations; returns whether a request to stop came first.
+
+        One iteration: test where it is due; iter_size forward and backward passes, which add gradients; update; snapshot
+        where it is due. Raises DataError where a label is out of range: nothing is updated in that iteration.
+        """
+        param, net = self.param, self.net
+        self._smoothed = Smoothed(param.average_loss, net.native.dtype)
+        shown, since = self.iter, time.perf_counter()
+        last = self.iter + iterations
+        while self.iter < last:
+            iteration = self.iter
+            net.clear_param_diffs()
+            due = param.test_interval and iteration % param.test_interval == 0
+            if due and (iteration > 0 or param.test_initialization):
+                self.test_all()
+            for on_start, _ in self._callbacks:
+                on_start()
+            self._smoothed.add(self._passes())
+            for _, on_gradient in self._callbacks:
+                on_gradient()
+            display = bool(param.display) and iteration % param.display == 0
+            if display:
+                now = time.perf_counter()
+                self._show(iteration, iteration - shown, now - since)
+                shown, since = iteration, now
+            self._update(iteration, display)
+            request, self._request = self._request, None
+            if (param.snapshot and self.iter % param.snapshot == 0) or request == "snapshot":
+                self.snapshot()
+            if request == "stop":
+                return True
+        return False
+
+    def apply_update(self) -> None:
+        """Only the update, with the gradients at hand; ``iter`` stays."""
+        iteration = self.iter
+        self.net.native.update()
+        self.net.native.iter = iteration
+
+    def _passes(self) -> float:
+        kind = self.net.native.dtype.type
+        total = kind(0)
+        for _ in range(self.param.iter_size):
+            total += kind(self.net.forward_backward())
+        return float(total / kind(self.param.iter_size))
+
+    def _show(self, iteration: int, made: int, seconds: float) -> None:
+        rate, loss = made / (seconds or 1.0), self.loss
+        speed = f"({number(rate)} iter/s, {number(seconds)}s/{self.param.display} iters)"
+        self._log("solver.cpp:239", f"Iteration {iteration} {speed}, loss = {number(loss)}")
+        if not np.isfinite(loss):
+            # Log parsers skip such a row without a word.
+            self._log("solver.cpp:239", f"Iteration {iteration}: the loss is not finite, {number(loss)}")
+        net = self.net
+        outputs = {name: net.blobs[name].data for name in net.outputs}
+        for line in output_lines("Train", outputs, net.blob_loss_weights, net.native.dtype):
+            self._log("solver.cpp:258", line)
+
+    def _update(self, iteration: int, display: bool) -> None:
+        """The update, then what Caffe says of it: the rate is asked for once only, by the compiled code itself."""
+        native, param = self.net.native, self.param
+        before = native.current_step
+        native.update()
+        if param.lr_policy == "multistep" and native.current_step != before:
+            step = native.current_step
+            self._log("sgd_solver.cpp:50", f"MultiStep Status: Iteration {iteration}, step = {step}")
+        if display:
+            rate = float(native.view(self.net.manifest["rate"]))
+            self._log("sgd_solver.cpp:112", f"Iteration {iteration}, lr = {number(rate)}")
+        if param.clip_gradients >= 0:
+            norm = native.view(self.net.manifest["gradient_norm"])
+            clip = native.dtype.type(param.clip_gradients)
+            if norm > clip:
+                sizes = f"(L2 norm {number(norm)} > {number(clip)})"
+                text = f"Gradient clipping: scaling down gradients {sizes} by scale factor {number(clip / norm)}"
+                self._log("sgd_solver.cpp:99", text)
+
+    # ---- testing
+
+    def test_all(self) -> list[dict[str, np.ndarray]]:
+        """Tests every test net; returns the mean of each one's outputs over its test_iter batches."""
+        return [self._test(k) for k in range(len(self.test_nets))]
+
+    def _test(self, index: int) -> dict[str, np.ndarray]:
+        net, batches = self.test_nets[index], self.param.test_iter[index]
+        self._log("solver.cpp:347", f"Iteration {self.iter}, Testing net (#{index})")
+        kind = net.native.dtype.type
+        sums: dict[str, np.ndarray] = {}
+        loss = kind(0)
+        for _ in range(batches):
+            add_to(sums, net.forward(), net.outputs)
+            loss += kind(net.loss)
+        means = mean_of(sums, batches)
+        if self.param.test_compute_loss:
+            self._log("solver.cpp:401", f"Test loss: {number(loss / kind(batches))}")
+        for line in output_lines("Test", means, net.blob_loss_weights, net.native.dtype):
+            self._log("solver.cpp:414", line)
+        return means
+
+    # ---- snapshots
+
+    def snapshot(self) -> tuple[str, str]:
+        """Writes weights and state, each whole or not at all; returns their paths. Raises WeightsError."""
+        from lossc.frontend.weights import SolverStateData, write_state
+
+        hdf5 = self.param.snapshot_format == SolverParameter.HDF5
+        weights, state = snapshot_paths(self.param.snapshot_prefix, self.iter, hdf5)
+        kind, line = ("HDF5", ("solver.cpp:474", "sgd_solver.cpp:296")) if hdf5 else (
+            "binary proto", ("solver.cpp:464", "sgd_solver.cpp:284"))  # fmt: skip
+        self._log(line[0], f"Snapshotting to {kind} file {weights}")
+        self.net.save(weights, diff=self.param.snapshot_diff)
+        self._log(line[1], f"Snapshotting solver state to {kind} file {state}")
+        progress = {"nets": [net.progress for net in self._nets()]}
+        write_state(state, SolverStateData(self.iter, weights, self.net.native.current_step, self.history, progress))
+        return weights, state
+
+    def restore(self, path: str | PathLike[str]) -> None:
+        """Goes on from a .solverstate file or its .h5 form, Caffe's or our own.
+
+        Ours also hold positions of data sources and the counters of random numbers, so that the result is the same, bit
+        for bit, as without the interruption. Raises WeightsError where the files do not fit; nothing is changed then.
+        """
+        state = load_state(path, [h.shape for h in self.history], self.net.native.dtype)
+        weights = learned_net(state, path)
+        if weights is not None:
+            self.net.copy_from(weights)
+        self._log("sgd_solver.cpp:336", "SGDSolver: restoring history")
+        for mine, values in zip(self.history, state.history, strict=True):
+            mine[...] = values.reshape(mine.shape)
+        self.net.native.iter = state.iter
+        self.net.native.current_step = state.current_step
+        for net, progress in zip(self._nets(), state.progress.get("nets", []), strict=False):
+            net.progress = progress
+
+    def _nets(self) -> list[Net]:
+        return [self.net, *self.test_nets]
+
+
+def get_solver(source: str | PathLike[str], **options: Any) -> Solver:
+    """The solver that a prototxt file describes; ``options`` as of ``Solver``."""
+    return Solver(source, **options)
+
+
+def _log_to_python(place: str, text: str) -> None:
+    import logging
+
+    logging.getLogger("lossc").info(text, extra={"place": place})
