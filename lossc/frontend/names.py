@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from lossc.errors import PrototxtError
@@ -10,6 +9,8 @@ from lossc.errors import PrototxtError
 
 def closest(word: str, choices: Iterable[str]) -> str | None:
     """The one of ``choices`` that ``word`` was most likely meant to be, or None. Case counts little."""
+    import difflib  # only errors need it
+
     known = {choice.lower(): choice for choice in choices}
     match = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     return known[match[0]] if match else None

@@ -137,7 +137,7 @@ def _parse(message: Any, data: bytes) -> Any:
     """The message in ``data``; None if it is none of that type."""
     try:
         return message.FromString(data)
-    except DecodeError:
+    except (DecodeError, UnicodeDecodeError):  # the latter from protobuf in pure Python
         return None
 
 
@@ -175,11 +175,8 @@ def _numbers(values: npt.ArrayLike, layer: str) -> np.ndarray:
 
 
 def _string(message: Any, name: str, file: str) -> str:
-    try:
-        text = getattr(message, name)
-    except UnicodeDecodeError:
-        text = None
-    if not isinstance(text, str):  # some of protobuf's implementations hand out bytes instead
+    text = getattr(message, name)
+    if not isinstance(text, str):  # protobuf hands out bytes that are no text as bytes
         raise WeightsError(f"is damaged: a {name} is not text", fix="write or download it again", file=file)
     return text
 

@@ -71,7 +71,8 @@ def test_blobs_and_arrays(values):
     np.testing.assert_array_equal(blob_to_array(blob), values)
     np.testing.assert_array_equal(blob_to_array(blob, diff=True), -values)
     assert blob_to_array(blob).shape == values.shape
-    assert raw().BlobProto.FromString(blob.SerializeToString()) == raw_blob(values, -values)
+    if not np.isnan(values).any():  # which of the many NaNs it is may change
+        assert blob.SerializeToString() == raw_blob(values, -values).SerializeToString()
 
 
 def test_blobs_in_double_precision():
