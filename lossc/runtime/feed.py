@@ -94,9 +94,9 @@ class Feed:
     @state.setter
     def state(self, state: Mapping[str, Any]) -> None:
         for name, each in state.items():
-            source = self.sources.get(name)
-            if hasattr(source, "set_state"):
-                source.set_state(each)
+            set_state = getattr(self.sources.get(name), "set_state", None)
+            if set_state is not None:
+                set_state(each)
 
 
 def _replaced(source: str, given: Path) -> str:

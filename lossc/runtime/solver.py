@@ -21,8 +21,8 @@ from lossc.runtime.snapshot import check_prefix, learned_net, load_state, snapsh
 class Solver:
     """Trains the net of a solver file as Caffe does, test nets and snapshots included.
 
-    ``net`` is the net in training, ``test_nets`` those that are tested; they use the same parameters. ``iter`` counts the
-    updates made. ``log`` gets Caffe's log lines (see ``loglines.Log``); by default they go to Python's logger "lossc".
+    ``net`` is the net in training, ``test_nets`` those that are tested; they use the same parameters. ``iter`` counts
+    the updates made. ``log`` gets Caffe's log lines (see ``loglines.Log``); by default Python's logger "lossc" does.
     The remaining arguments are those of ``Net``; random_seed of the solver, where it is given, is the nets' seed.
 
     Raises LosscError's kinds: PrototxtError, SolverError, GraphError, DataError, WeightsError, CompilerError.
@@ -39,7 +39,7 @@ class Solver:
         data: Override | None = None,
         log: Log | None = None,
     ) -> None:
-        self.source = source if isinstance(source, SolverSource) else read_solver(source)
+        self.source = read_solver(source) if isinstance(source, (str, PathLike, SolverParameter)) else source
         param = self.param = self.source.param
         self._log: Log = log or _log_to_python
         if param.snapshot:
@@ -72,6 +72,11 @@ class Solver:
     def lr(self) -> float:
         """The rate of the next update. As in Caffe, asking can move the counter of the policy "multistep"."""
         return self.net.native.rate()
+
+    @property
+    def rate(self) -> float:
+        """The rate of the last update; 0 before the first. Asking changes nothing."""
+        return float(self.net.native.view(self.net.manifest["rate"]))
 
     @property
     def loss(self) -> float:
@@ -119,8 +124,8 @@ class Solver:
     def step(self, iterations: int) -> bool:
         """Makes that many iterations; returns whether a request to stop came first.
 
-        One iteration: test where it is due; iter_size forward and backward passes, which add gradients; update; snapshot
-        where it is due. Raises DataError where a label is out of range: nothing is updated in that iteration.
+        One iteration: test where it is due; iter_size forward and backward passes, which add gradients; update;
+        snapshot where it is due. Raises DataError where a label is out of range: nothing is updated in that iteration.
         """
         param, net = self.param, self.net
         self._smoothed = Smoothed(param.average_loss, net.native.dtype)
@@ -184,14 +189,13 @@ class Solver:
             step = native.current_step
             self._log("sgd_solver.cpp:50", f"MultiStep Status: Iteration {iteration}, step = {step}")
         if display:
-            rate = float(native.view(self.net.manifest["rate"]))
-            self._log("sgd_solver.cpp:112", f"Iteration {iteration}, lr = {number(rate)}")
+            self._log("sgd_solver.cpp:112", f"Iteration {iteration}, lr = {number(self.rate)}")
         if param.clip_gradients >= 0:
-            norm = native.view(self.net.manifest["gradient_norm"])
+            norm = native.view(self.net.manifest["gradient_norm"])[()]
             clip = native.dtype.type(param.clip_gradients)
             if norm > clip:
-                sizes = f"(L2 norm {number(norm)} > {number(clip)})"
-                text = f"Gradient clipping: scaling down gradients {sizes} by scale factor {number(clip / norm)}"
+                sizes, factor = f"(L2 norm {number(float(norm))} > {number(float(clip))})", number(float(clip / norm))
+                text = f"Gradient clipping: scaling down gradients {sizes} by scale factor {factor}"
                 self._log("sgd_solver.cpp:99", text)
 
     # ---- testing

@@ -1,0 +1,1 @@
+"""The command ``lossc``: one file a verb."""

@@ -1,0 +1,107 @@
+"""``lossc compile``: a net as C with header, library and manifest, for use without Python."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lossc.cli.options import add, add_build, add_net, net_file, stages
+from lossc.errors import UsageError
+
+if TYPE_CHECKING:
+    from lossc.codegen.program import Program
+    from lossc.pipeline import Request
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_net(parser, phase="train")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write")
+    add(parser, "solver", metavar="FILE", help="compile this solver's update too; NET is its net unless given")
+    add(parser, "name", default="", metavar="NAME", help="prefix of the C functions (the net's name)")
+    add(parser, "keep", default="", metavar="A,B", help='blobs that stay readable besides outputs; "all" for every one')
+    add(parser, "source-only", action="store_true", help="write the C alone, such as for another machine's target")
+    add_build(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from lossc.pipeline import compile_net
+
+    request = _request(args)
+    program = compile_net(request).program
+    folder = Path(args.output)
+    written = write_bundle(request, program, folder, source_only=args.source_only)
+    print(f"wrote {', '.join(written)} to {folder}")
+    return 0
+
+
+def write_bundle(request: Request, program: Program, folder: Path, *, source_only: bool = False) -> list[str]:
+    """Writes net.c, net.h, runtime/, manifest.json and, unless ``source_only``, the library; returns their names.
+
+    All is made in a folder beside ``folder`` first: where something fails nothing of it is left, and what was there
+    stays as it is. Raises CompilerError, UsageError.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            place = Path(temporary)
+            about = _sources(program, place) if source_only else _bundle(request, program, place)
+            text = json.dumps({**program.manifest, **about}, indent=1)
+            (place / "manifest.json").write_text(f"{text}\n", encoding="utf-8")
+            written = sorted(entry.name for entry in place.iterdir())
+            (folder / "runtime").mkdir(parents=True, exist_ok=True)
+            for path in sorted(place.rglob("*")):
+                if path.is_file():
+                    os.replace(path, folder / path.relative_to(place))
+            return written
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}", fix="name another folder") from error
+
+
+def _bundle(request: Request, program: Program, place: Path) -> dict[str, Any]:
+    from lossc.build import compile_bundle, find_compiler
+    from lossc.targets import parse_target
+
+    compiler = find_compiler()
+    target = parse_target(request.target, dtype=request.dtype)
+    files = {"net.h": program.header}
+    made = compile_bundle(program.source, place, target=target, compiler=compiler, extra_files=files)
+    return {
+        "library": made.library.name,
+        "command": made.command,
+        "compiler": {"kind": compiler.kind, "version": compiler.version, "openmp": compiler.openmp},
+    }
+
+
+def _sources(program: Program, place: Path) -> dict[str, Any]:
+    from lossc.resources import runtime_dir
+
+    (place / "net.c").write_text(program.source, encoding="utf-8")
+    (place / "net.h").write_text(program.header, encoding="utf-8")
+    (place / "runtime").mkdir()
+    for header in runtime_dir().glob("*.h"):
+        shutil.copyfile(header, place / "runtime" / header.name)
+    return {"library": None, "command": None, "compiler": None}
+
+
+def _request(args: argparse.Namespace) -> Request:
+    from lossc.frontend.net import read_net
+    from lossc.frontend.solver import read_solver
+    from lossc.pipeline import Request
+    from lossc.runtime.feed import Feed
+
+    solver = read_solver(args.solver) if args.solver else None
+    if solver is not None and args.phase != "train":
+        raise UsageError("a solver's update belongs to phase train", fix="leave out --phase or --solver")
+    if solver is not None and not (args.net or args.model):
+        source = solver.train_net(stages=stages(args))
+    else:
+        source = read_net(net_file(args), phase=args.phase, level=args.level, stages=stages(args))
+    keep = "all" if args.keep == "all" else tuple(name for name in args.keep.split(",") if name)
+    param = solver.param if solver is not None else None
+    shapes = Feed(source, args.data).shapes
+    return Request(source, keep, args.target, args.dtype, param, shapes, args.name, args.threads or 0)

@@ -1,0 +1,63 @@
+"""Options that several verbs have. As with Caffe's command, long ones may start with one dash or two."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lossc.errors import UsageError
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+positive.__name__ = "whole number of 1 or more"  # argparse's message says: invalid ... value
+
+
+def add(parser: Any, name: str, **options: Any) -> None:
+    """An option ``--name``, also written ``-name``."""
+    parser.add_argument(f"--{name}", f"-{name}", **options)
+
+
+def add_net(parser: argparse.ArgumentParser, *, phase: str) -> None:
+    """The net's file and what chooses its layers."""
+    parser.add_argument("net", nargs="?", metavar="NET", help="the net's prototxt file")
+    add(parser, "model", metavar="NET", help="the same, as Caffe has it")
+    add(parser, "phase", default=phase, choices=("train", "test"), type=str.lower, help=f"default: {phase}")
+    add(parser, "level", type=int, default=0, metavar="N", help="the level of the net's state (0)")
+    add(parser, "stage", default="", metavar="A,B", help="the stages of the net's state")
+    add_data(parser)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    add(parser, "data", metavar="PATH", help="read data here, in place of the sources that data layers name")
+
+
+def add_build(parser: argparse.ArgumentParser) -> None:
+    """What code is made for."""
+    add(parser, "threads", type=positive, metavar="N", help="threads (one per core); results do not depend on it")
+    add(parser, "target", default="native", metavar="ISA", help="native (default), avx512, avx2, neon or scalar")
+    add(parser, "dtype", default="float32", choices=("float32", "float64"), help="default: float32")
+
+
+def net_file(args: argparse.Namespace) -> str:
+    """The net's file. Raises UsageError where none was given, or two."""
+    return only_one(args.net, args.model, "net", "NET")
+
+
+def only_one(positional: str | None, option: str | None, what: str, metavar: str) -> str:
+    if positional and option:
+        raise UsageError(f"two {what} files: {positional} and {option}", fix="give one")
+    given = positional or option
+    if not given:
+        raise UsageError(f"no {what} file", fix=f"lossc COMMAND {metavar}; `lossc COMMAND --help` tells more")
+    return given
+
+
+def stages(args: argparse.Namespace) -> list[str]:
+    return [stage for stage in args.stage.split(",") if stage]
