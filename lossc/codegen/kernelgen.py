@@ -26,7 +26,8 @@ from lossc.targets import Isa
 #: Names that the contractions' and pools' templates use inside their functions.
 _LOCALS = frozenset(
     "shared local i j k m n c p t o r v acc out row row0 row_end rows column columns column_end panel tile from to p1 p2 sum "
-    "packed_a packed_b depth image group x y w h".split()
+    "packed packed_a packed_b depth image images group x y w h a b q at in source target length runs first last chunk block "
+    "count total turned sums alpha padded tap line".split()
 )
 
 

@@ -53,10 +53,18 @@ class Scope:
 class MapWriter:
     """Writes one planned map. ``pointer`` names the parameter for a memory owner's blob."""
 
-    def __init__(self, plan: Plan, style: Style, lanes: int, pointer: Callable[[str], str], label: Callable[[str], str]):
+    def __init__(
+        self,
+        plan: Plan,
+        style: Style,
+        lanes: int,
+        pointer: Callable[[str], str],
+        label: Callable[[str], str],
+        reserved: frozenset[str] = frozenset(),
+    ) -> None:
         self.plan, self.style, self.lanes = plan, style, lanes
         self.pointer, self.label = pointer, label
-        self.names = Names(frozenset({"t", "end", "begin", "row", "stop", "shared"}))
+        self.names = Names(frozenset({"t", "end", "begin", "row", "stop", "shared", *reserved}))
         self.index = {d: self.names.fresh(d.name if len(d.name) == 1 else d.name[0]) for d in (*plan.rows, *plan.inner)}
         self.v = plan.vector
         self.outer = tuple(d for d in plan.rows if d != self.v)
@@ -613,7 +621,7 @@ def map_code(
     written: frozenset[str],
 ) -> Code:
     """The function of one map. ``params``: memory owner -> parameter name, in order of appearance."""
-    writer = MapWriter(plan, style, lanes, params.__getitem__, label)
+    writer = MapWriter(plan, style, lanes, params.__getitem__, label, frozenset(params.values()))
     body, scratch = writer.write()
     decls = [
         f"{'' if blob in written else 'const '}{style.real} *restrict {params[blob]}" for blob in params
