@@ -27,6 +27,8 @@ class Style:
         self.lanes = "VF32_LANES" if dtype == "f32" else "VF64_LANES"
         self.integer = "vi32" if dtype == "f32" else "vi64"
         self._suffix = "f" if dtype == "f32" else ""
+        #: The functions of libm that scalar expressions call: no variable may take their names.
+        self.functions = frozenset(f"{name}{self._suffix}" for name in (*_LIBM, "fabs", "rint"))
 
     def vector(self, name: str, args: list[str]) -> str:
         """The vector expression for an operation."""

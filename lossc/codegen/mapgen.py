@@ -64,7 +64,7 @@ class MapWriter:
     ) -> None:
         self.plan, self.style, self.lanes = plan, style, lanes
         self.pointer, self.label = pointer, label
-        self.names = Names(frozenset({"t", "end", "begin", "row", "stop", "shared", *reserved}))
+        self.names = Names(frozenset({"t", "end", "begin", "row", "stop", "shared", *style.functions, *reserved}))
         self.index = {d: self.names.fresh(d.name if len(d.name) == 1 else d.name[0]) for d in (*plan.rows, *plan.inner)}
         self.v = plan.vector
         self.outer = tuple(d for d in plan.rows if d != self.v)
