@@ -13,7 +13,8 @@ from lossc.codegen.names import comment
 LINE = 120
 CACHE_LINE = 64
 PAGE = 4096
-L1_BYTES, L2_BYTES = 32 << 10, 512 << 10  # what any CPU of the last ten years has, or nearly
+L2_BYTES = 512 << 10  # what any CPU of the last ten years has, or nearly
+PANEL_BYTES = 28 << 10  # of b, which stay in the L1 cache while all rows of a pass by: bounds the depth of a block
 
 
 class Isa(Protocol):
@@ -71,6 +72,10 @@ class Types:
         """`count` reals rounded up to whole cache lines."""
         return round_up(count, CACHE_LINE // self.size)
 
+    def head(self, name: str, params: Sequence[str]) -> str:
+        """The head of a static function; ``real`` in a declaration stands for the element type."""
+        return signature(name, [re.sub(r"\breal\b", self.real, param) for param in params], self, 0, 0)
+
 
 def types_of(isa: Isa, dtype: str) -> Types:
     """The names for "f32" or "f64"."""
@@ -96,9 +101,10 @@ class Micro:
 
     def head(self, types: Types) -> str:
         """The function's head; out gets `depth` terms a sum, of `columns` valid columns where that can vary."""
-        reals = (f"const {types.real} *restrict a", f"const {types.real} *restrict b", f"{types.real} *restrict out")
-        more = (("const int add",) if self.add else ()) + (("const int columns",) if self.masked else ())
-        return signature(self.name, ("const ptrdiff_t depth", *reals, *more), types, 0, 0)
+        params = ["const ptrdiff_t depth", "const real *restrict a", "const real *restrict b", "real *restrict out"]
+        params += ["const int add"] if self.add else []
+        params += ["const int columns"] if self.masked else []
+        return types.head(self.name, params)
 
 
 @dataclass(frozen=True)
@@ -173,3 +179,10 @@ def signature(name: str, params: Sequence[str], types: Types, shared: int, local
         else:
             line += ("" if line == head else " ") + text
     return "\n".join([*lines, line])
+
+
+def parameters(spec: Any, types: Types, sources: Sequence[str], target: str) -> list[str]:
+    """Declarations of the inputs, the output, and what the epilogue and alpha need, each once."""
+    params = [f"const {types.real} *restrict {name}" for name in sources] + [f"{types.real} *restrict {target}"]
+    more = (*(spec.epilogue.args if spec.epilogue else ()), *spec.alpha_args)
+    return list(dict.fromkeys([*params, *more]))

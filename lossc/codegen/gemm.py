@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from lossc.codegen.contraction import (
-    L2_BYTES,
+    PANEL_BYTES,
     Code,
     Epilogue,
     Isa,
@@ -19,6 +19,7 @@ from lossc.codegen.contraction import (
     Types,
     crowded,
     finish,
+    parameters,
     signature,
     tiles,
     tiling_cost,
@@ -28,7 +29,6 @@ from lossc.codegen.environment import render
 from lossc.codegen.names import comment
 
 PACK_CONTIGUOUS, PACK_STRIDED, CROSSED_STORE = 0.25, 0.6, 0.8  # cycles an element, measured on Ice Lake
-PANEL_BYTES = 28 << 10  # of b, which stay in the L1 cache while all rows of a pass by: bounds the depth of a block
 SUMS_BYTES = 128 << 10  # of unfinished sums, which stay in the L2 cache
 PACK_ROWS = 64  # of a panel are packed at a time by one thread
 BLOCK_COLUMNS_BYTES = 8 << 20  # of a packed block of b, shared by all threads in the last-level cache
@@ -172,9 +172,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
         load=f"{types.vec}_load{kind}(o{stride}{arguments})",
         store=f"{types.vec}_store{kind}(o, %s{stride}{arguments})",
     )
-    real = types.real
-    params = [f"const {real} *restrict {spec.a}", f"const {real} *restrict {spec.b}", f"{real} *restrict {spec.c}"]
-    params += [a for a in (*(spec.epilogue.args if spec.epilogue else ()), *spec.alpha_args) if a not in params]
+    params = parameters(spec, types, (spec.a, spec.b), spec.c)
     text = render(
         "gemm.c.j2",
         {},

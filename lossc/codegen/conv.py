@@ -1,0 +1,84 @@
+"""C code of a convolution and its two gradients over any number of spatial axes.
+
+- Gather: an implicit matrix product with columns gathered per block (``conv_gather``). It serves the forward pass, and
+  the gradient of the data where the stride is 1: that is a convolution of dy with turned weights.
+- Scatter (``conv_scatter``): columns of the gradient are computed per block and added where they came from.
+- Weights (``conv_weights``): taps of x are broadcast from where they lie, vectors run over output channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from lossc.codegen.contraction import Code, Epilogue, Isa, types_of
+from lossc.codegen.conv_gather import gather_code
+from lossc.codegen.conv_scatter import scatter_code
+from lossc.codegen.conv_weights import weights_code
+from lossc.codegen.conv_window import Window, window
+from lossc.errors import InternalError
+
+GATHER_WASTE = 1.4  # how many more positions dx may have than dy before scattering is the faster way
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """One convolution kernel: y (n, co, *out_shape) = x (n, ci, *in_shape) * w (co, ci / groups, *kernel).
+
+    ``forward`` writes y, ``bwd_data`` x (the gradient dx, from y = dy), ``bwd_weights`` w (dw, from x and y = dy).
+    ``x_strides`` and ``y_strides`` are (image, channel) in elements; planes are contiguous and row-major. ``x``, ``w``,
+    ``y`` are parameter names. ``alpha`` is a C literal or an expression read once, ``alpha_args`` the parameters that
+    it needs. ``accumulate`` adds to what the output holds.
+    """
+
+    name: str
+    comment: str
+    x: str
+    w: str
+    y: str
+    direction: Literal["forward", "bwd_data", "bwd_weights"]
+    n: int
+    groups: int
+    ci: int
+    co: int
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pad: tuple[int, ...]
+    dilation: tuple[int, ...]
+    x_strides: tuple[int, int]
+    y_strides: tuple[int, int]
+    alpha: str = "1.0f"
+    alpha_comment: str = ""
+    accumulate: bool = False
+    epilogue: Epilogue | None = None
+    alpha_args: tuple[str, ...] = ()
+
+
+def conv_code(spec: ConvSpec, isa: Isa, dtype: str) -> Code:
+    """The C function of a convolution; every thread of the team calls it.
+
+    Parameters of the function: the two inputs and the output (forward: x, w, y; bwd_data: y, w, x; bwd_weights:
+    x, y, w), those of the epilogue and of alpha, then scratch where it is needed. Raises InternalError for shapes
+    that contradict each other.
+    """
+    axes = {len(a) for a in (spec.in_shape, spec.out_shape, spec.kernel, spec.stride, spec.pad, spec.dilation)}
+    if axes != {len(spec.kernel)} or not spec.kernel or spec.ci % spec.groups or spec.co % spec.groups:
+        raise InternalError(f"convolution {spec.name}: axes, channels and groups do not fit together")
+    types = types_of(isa, dtype)
+    shape = window(spec)
+    if spec.direction == "forward":
+        return gather_code(spec, shape, isa, types)
+    if spec.direction == "bwd_weights":
+        return weights_code(spec, shape, isa, types)
+    if _gathers(shape):
+        return gather_code(spec, shape.turned(), isa, types)
+    return scatter_code(spec, shape, isa, types)
+
+
+def _gathers(shape: Window) -> bool:
+    """Whether dx is computed as a convolution of dy: no zeros between its elements, few around it."""
+    unit_stride = all(s == 1 for s in shape.stride)
+    return unit_stride and prod(shape.in_shape) <= GATHER_WASTE * prod(shape.out_shape)

@@ -1,0 +1,131 @@
+"""The shape of a convolution, and C text for positions in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Window:
+    """A convolution from `source` to `target` with `ic` and `oc` channels a group, and at least two spatial axes.
+
+    Weights lie at group * w_group + oc * w_row + ic * w_channel + tap, with taps counted from the last one if turned.
+    """
+
+    n: int
+    groups: int
+    ic: int
+    oc: int
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pad: tuple[int, ...]
+    dilation: tuple[int, ...]
+    source: str
+    target: str
+    source_strides: tuple[int, int]
+    target_strides: tuple[int, int]
+    w_group: int
+    w_row: int
+    w_channel: int
+    flipped: bool = False
+
+    @property
+    def taps(self) -> int:
+        return prod(self.kernel)
+
+    @property
+    def positions(self) -> int:
+        return prod(self.out_shape)
+
+    def extent(self, axis: int) -> int:
+        """Inputs that one output position spans."""
+        return self.dilation[axis] * (self.kernel[axis] - 1) + 1
+
+    def inside(self) -> bool:
+        """Whether no position touches the padding."""
+        last = (
+            (out - 1) * stride + self.extent(axis) - pad <= size
+            for axis, (out, stride, pad, size) in enumerate(
+                zip(self.out_shape, self.stride, self.pad, self.in_shape, strict=True)
+            )
+        )
+        return all(pad <= 0 for pad in self.pad) and all(last)
+
+    def turned(self) -> Window:
+        """The convolution from target to source by which the gradient flows back; the stride must be 1."""
+        return replace(
+            self, ic=self.oc, oc=self.ic, in_shape=self.out_shape, out_shape=self.in_shape,
+            pad=tuple(self.extent(a) - 1 - p for a, p in enumerate(self.pad)), source=self.target, target=self.source,
+            source_strides=self.target_strides, target_strides=self.source_strides,
+            w_row=self.w_channel, w_channel=self.w_row, flipped=True,
+        )  # fmt: skip
+
+
+def window(spec: Any) -> Window:
+    """A ConvSpec's shape. A 1 x 1 convolution has no axes worth keeping apart: its plane is one long row."""
+    ic, oc, taps = spec.ci // spec.groups, spec.co // spec.groups, prod(spec.kernel)
+    in_shape, out_shape = tuple(spec.in_shape), tuple(spec.out_shape)
+    kernel, stride, pad, dilation = (tuple(a) for a in (spec.kernel, spec.stride, spec.pad, spec.dilation))
+    if taps == 1 and set(stride) == {1} and set(pad) == {0} and in_shape == out_shape:
+        in_shape = out_shape = (prod(in_shape),)
+        kernel, stride, pad, dilation = (1,), (1,), (0,), (1,)
+    lead = (2 - len(kernel),) if len(kernel) < 2 else ()
+    return Window(
+        spec.n, spec.groups, ic, oc, lead + in_shape, lead + out_shape, lead + kernel, lead + stride,
+        (0,) * len(lead) + pad, lead + dilation, spec.x, spec.y, tuple(spec.x_strides), tuple(spec.y_strides),
+        oc * ic * taps, ic * taps, taps,
+    )  # fmt: skip
+
+
+def affine(terms: Sequence[tuple[str, int]], constant: int = 0, head: str = "") -> str:
+    """C for head + variable * factor + ... + constant; "0" stands for a variable that is always 0."""
+    parts = [head] if head else []
+    parts += [v if factor == 1 else f"{v} * {factor}" for v, factor in terms if factor and v != "0"]
+    text = " + ".join(parts)
+    if not text:
+        return str(constant)
+    return text if not constant else f"{text} {'+' if constant > 0 else '-'} {abs(constant)}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One loop level of a task number: `count` parts of `step`; the last one is moved back to fit into `size`."""
+
+    first: str  # variable of the first element that is new
+    start: str  # variable of the part's start; the two are the same where the parts fit exactly
+    size: int
+    step: int
+
+    @property
+    def count(self) -> int:
+        return -(-self.size // self.step)
+
+
+def decode(parts: Sequence[Part], number: str = "u") -> tuple[list[str], dict[str, str]]:
+    """C lines that split a task number, the innermost part last, and each variable's name ("0" if it is always 0)."""
+    lines: list[str] = []
+    names: dict[str, str] = {}
+    below, outermost = 1, True
+    for part in reversed(parts):
+        if part.count == 1:
+            names |= {part.first: "0", part.start: "0"}
+    remaining = [part for part in parts if part.count > 1]
+    for index, part in reversed(list(enumerate(remaining))):
+        outermost = index == 0
+        text = number if below == 1 else f"{number} / {below}"
+        text = text if outermost else f"{text} % {part.count}"
+        text = text if part.step == 1 else f"{text} * {part.step}"
+        lines.append(f"const ptrdiff_t {part.first} = {text};")
+        names |= {part.first: part.first, part.start: part.first}
+        if part.size % part.step and part.start != part.first:
+            limit = part.size - part.step
+            clamp = f"{part.first} < {limit} ? {part.first} : {limit}"
+            lines.append(f"const ptrdiff_t {part.start} = {clamp};  /* the last part overlaps its neighbour */")
+            names[part.start] = part.start
+        below *= part.count
+    return lines, names
