@@ -15,7 +15,7 @@ def prefixed(place: str, text: str) -> str:
 
 
 class Logger:
-    """Prints log lines to ``stream``, by default standard error as Caffe does; above a progress bar, if there is one."""
+    """Prints log lines to ``stream`` (standard error, as Caffe does), above a progress bar if there is one."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any
 
@@ -23,7 +23,8 @@ class Solver:
 
     ``net`` is the net in training, ``test_nets`` those that are tested; they use the same parameters. ``iter`` counts
     the updates made. ``log`` gets Caffe's log lines (see ``loglines.Log``); by default Python's logger "lossc" does.
-    The remaining arguments are those of ``Net``; random_seed of the solver, where it is given, is the nets' seed.
+    ``test_data``: like ``data``, one for each test net; by default they get ``data`` too. The remaining arguments are
+    those of ``Net``; random_seed of the solver, where it is given, is the nets' seed.
 
     Raises LosscError's kinds: PrototxtError, SolverError, GraphError, DataError, WeightsError, CompilerError.
     """
@@ -37,9 +38,10 @@ class Solver:
         dtype: str = "float32",
         keep: str | Iterable[str] = (),
         data: Override | None = None,
+        test_data: Sequence[Override | None] | None = None,
         log: Log | None = None,
     ) -> None:
-        self.source = read_solver(source) if isinstance(source, (str, PathLike, SolverParameter)) else source
+        self.source = _read(source)
         param = self.param = self.source.param
         self._log: Log = log or _log_to_python
         if param.snapshot:
@@ -47,8 +49,13 @@ class Solver:
         seed = param.random_seed if param.random_seed >= 0 else 1
         train = self.source.train_net()
         self.net = Net(train, train.phase, None, keep, threads, target, dtype, seed, data=data, solver=param)
+        tests = self.source.test_nets()
+        feeds = [data] * len(tests) if test_data is None else test_data
+        if len(feeds) != len(tests):
+            raise UsageError(f"{len(feeds)} test_data for {len(tests)} test nets", fix="give one for each, or none")
         self.test_nets = [
-            Net(each, each.phase, None, (), threads, target, dtype, seed, data=data) for each in self.source.test_nets()
+            Net(each, each.phase, None, (), threads, target, dtype, seed, data=feed)
+            for each, feed in zip(tests, feeds, strict=True)
         ]
         for net in self.test_nets:
             net.share_with(self.net)
@@ -262,6 +269,10 @@ class Solver:
 def get_solver(source: str | PathLike[str], **options: Any) -> Solver:
     """The solver that a prototxt file describes; ``options`` as of ``Solver``."""
     return Solver(source, **options)
+
+
+def _read(source: str | PathLike[str] | SolverParameter | SolverSource) -> SolverSource:
+    return source if isinstance(source, SolverSource) else read_solver(source)
 
 
 def _log_to_python(place: str, text: str) -> None:
