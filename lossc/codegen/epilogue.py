@@ -48,8 +48,9 @@ def _fast_axis(graph: Graph, kernel: Gemm | Conv) -> str:
     """The label of the axis along which the result's vectors run."""
     if isinstance(kernel, Conv):
         return "p"
-    _, _, strides = graph.resolve(kernel.c.blob, kernel.c.offset, list(zip(kernel.c.shape, kernel.c.strides, strict=True)))
-    return "j" if strides[1] == 1 or kernel.c.shape[1] == 1 else "i"
+    c = kernel.c
+    _, _, strides = graph.resolve(c.blob, c.offset, list(zip(c.shape, c.strides, strict=True)))
+    return "j" if strides[1] == 1 or c.shape[1] == 1 else "i"
 
 
 def _load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lossc.codegen.cexpr import Style
@@ -10,25 +11,25 @@ from lossc.codegen.contraction import Code as ContractionCode
 from lossc.codegen.contraction import Epilogue
 from lossc.codegen.conv import ConvSpec, conv_code
 from lossc.codegen.environment import render
+from lossc.codegen.epilogue import epilogue_lines
 from lossc.codegen.gemm import GemmSpec, gemm_code
 from lossc.codegen.mapgen import Code, map_code
 from lossc.codegen.mapplan import plan_map
 from lossc.codegen.names import Names, comment, identifier, literal, string
 from lossc.codegen.pool import PoolSpec, pool_code
-from lossc.codegen.epilogue import epilogue_lines
 from lossc.errors import InternalError
 from lossc.ir import CheckLabel, Conv, Gemm, Graph, Map, Node, Pool, Random, Ref
 from lossc.ir.expr import accesses
 from lossc.ir.printer import show_kernel
 from lossc.targets import Isa
 
-
 #: Names that the contractions' and pools' templates use inside their functions.
-_LOCALS = frozenset(
-    "shared local i j k m n c p t o r v acc out row row0 row_end rows column columns column_end panel tile from to p1 p2 sum "
-    "packed packed_a packed_b depth image images group x y w h a b q at in source target length runs first last chunk block "
-    "count total turned sums alpha padded tap line".split()
-)
+_LOCALS = """
+    shared local i j k m n c p t o r v acc out row row0 row_end rows column columns column_end panel tile from
+    to p1 p2 sum packed packed_a packed_b depth image images group x y w h a b q at in source target length runs
+    first last chunk block count total turned sums alpha padded tap line
+"""
+_RESERVED = frozenset(_LOCALS.split())
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Function:
 class KernelWriter:
     """Turns the graph's nodes into functions. ``address`` gives the C pointer of a memory owner plus an offset."""
 
-    def __init__(self, graph: Graph, isa: Isa, dtype: str, address) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, graph: Graph, isa: Isa, dtype: str, address: Callable[[str, int], str]) -> None:
         self.graph, self.isa, self.dtype, self.address = graph, isa, dtype, address
         self.style = Style(dtype)
         self.functions = Names()
@@ -87,7 +88,7 @@ class KernelWriter:
 
     def _bind(self, operands: dict[str, Ref]) -> tuple[dict[str, str], dict[str, str], dict[str, tuple[int, ...]]]:
         """Unique parameter names, their pointers, and strides, for each operand by role."""
-        names = Names(_LOCALS)
+        names = Names(_RESERVED)
         params: dict[str, str] = {}
         pointers: dict[str, str] = {}
         strides: dict[str, tuple[int, ...]] = {}
@@ -131,7 +132,9 @@ class KernelWriter:
         spec = GemmSpec(
             name=name,
             comment=comment(heading),
-            **params,
+            a=params["a"],
+            b=params["b"],
+            c=params["c"],
             m=kernel.a.shape[0],
             n=kernel.b.shape[1],
             k=kernel.a.shape[1],
@@ -151,7 +154,9 @@ class KernelWriter:
         spec = ConvSpec(
             name=name,
             comment=comment(heading),
-            **params,
+            x=params["x"],
+            w=params["w"],
+            y=params["y"],
             direction=kernel.direction,  # type: ignore[arg-type]
             n=kernel.x.shape[0],
             groups=kernel.groups,
@@ -225,7 +230,8 @@ class KernelWriter:
         view = {
             "name": name, "heading": heading, "real": self.style.real, "count": kernel.label.size,
             "last": kernel.classes - 1, "ignore": kernel.ignore, "layer_string": string(layer),
-            "blob_string": string(self.graph.blobs[kernel.label.blob].label), "truncate": "truncf" if self.dtype == "f32" else "trunc",
+            "blob_string": string(self.graph.blobs[kernel.label.blob].label),
+            "truncate": "truncf" if self.dtype == "f32" else "trunc",
             "zero": literal(0, self.dtype), "top": literal(kernel.classes - 1, self.dtype),
             "ignored": literal(kernel.ignore or 0, self.dtype), "tasks": -(-kernel.label.size // 4096),
         }  # fmt: skip

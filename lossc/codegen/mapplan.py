@@ -14,8 +14,8 @@ from lossc.ir.sweep import classify
 class Plan:
     """A map over memory owners' addresses, its dimensions merged and sorted.
 
-    ``rows``: dimensions shared out among threads; ``inner``: those that reductions within a row run over; ``vector``: the
-    dimension whose points go into one vector, in either group; None where there is no dimension at all.
+    ``rows``: dimensions shared out among threads; ``inner``: those that reductions within a row run over; ``vector``:
+    the dimension whose points go into one vector, in either group; None where there is no dimension at all.
     ``totals``: reductions to one number for the whole map, finished after all rows.
     """
 

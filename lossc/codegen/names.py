@@ -7,10 +7,14 @@ import re
 
 import numpy as np
 
-_KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
-    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while main net".split()
-)
+_WORDS = """
+    auto break case char const continue default do double else enum extern float for goto if inline int long
+    register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
+    main net
+"""
+_KEYWORDS = frozenset(_WORDS.split())
+#: How the names of the headers that generated code includes begin.
+_PREFIX = re.compile(r"(v[fi]\d+|mf\d+|lossc|omp)_", re.IGNORECASE)
 
 
 class Names:
@@ -37,9 +41,9 @@ class Names:
 
 
 def identifier(text: str) -> str:
-    """``text`` as a C identifier: other characters become underscores; keywords, C's own prefixes and digits are avoided."""
+    """``text`` as a C identifier: other characters become underscores; keywords and the headers' names are avoided."""
     name = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:60].rstrip("_")
-    if not name or name[0].isdigit() or name.lower() in _KEYWORDS or re.match(r"(v[fi]\d+|mf\d+|lossc|omp)_", name, re.I):
+    if not name or name[0].isdigit() or name.lower() in _KEYWORDS or _PREFIX.match(name):
         name = "b_" + name
     return name.rstrip("_") if name != "b_" else "b_"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from lossc.codegen.environment import render
 from lossc.codegen.kernelgen import Function, KernelWriter
-from lossc.ir.memory import ALIGN, MemoryPlan
 from lossc.codegen.names import Names, comment, identifier, literal, string
 from lossc.ir import Conv, Gemm, Graph, Ref
+from lossc.ir.memory import ALIGN, MemoryPlan
 from lossc.targets import Isa
 
 FORMAT = 1
@@ -113,7 +113,8 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         "inputs": graph.inputs,
         "outputs": graph.outputs,
         "losses": [
-            {"layer": t.layer, "blob": graph.declared[t.blob].label, "weight": t.weight.value(dtype)} for t in graph.losses
+            {"layer": t.layer, "blob": graph.declared[t.blob].label, "weight": t.weight.value(dtype)}
+            for t in graph.losses
         ],
         "history": [_history_view(graph, plan, b) for b in graph.options.get("history", [])],
         "rate": _view_of(graph, plan, "solver.rate") if solver else None,

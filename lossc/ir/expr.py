@@ -94,13 +94,13 @@ class Load(Expr):
     __hash__ = Expr.__hash__
 
     @cached_property
-    def varies(self) -> frozenset[Dim]:  # type: ignore[override]
+    def varies(self) -> frozenset[Dim]:
         return frozenset(self.access.dims)
 
 
 @dataclass(frozen=True, eq=True)
 class Gather(Expr):
-    """Element ``access + int(index) * stride`` (a label picks a class); ``extent`` is how many there are to pick from."""
+    """Element ``access + int(index) * stride`` (a label picks a class) of ``extent`` to pick from."""
 
     access: Access
     index: Expr
@@ -115,7 +115,7 @@ class Gather(Expr):
         return Gather(self.access, children[0], self.stride, self.extent)
 
     @cached_property
-    def varies(self) -> frozenset[Dim]:  # type: ignore[override]
+    def varies(self) -> frozenset[Dim]:
         return frozenset(self.access.dims) | self.index.varies
 
 
@@ -127,7 +127,7 @@ class Iota(Expr):
     __hash__ = Expr.__hash__
 
     @cached_property
-    def varies(self) -> frozenset[Dim]:  # type: ignore[override]
+    def varies(self) -> frozenset[Dim]:
         return frozenset({self.dim})
 
 
@@ -139,7 +139,7 @@ class Acc(Expr):
     __hash__ = Expr.__hash__
 
     @cached_property
-    def varies(self) -> frozenset[Dim]:  # type: ignore[override]
+    def varies(self) -> frozenset[Dim]:
         return frozenset(self.dims)
 
 
@@ -172,7 +172,7 @@ class Reduce(Expr):
         return Reduce(self.kind, children[0], self.dims)
 
     @cached_property
-    def varies(self) -> frozenset[Dim]:  # type: ignore[override]
+    def varies(self) -> frozenset[Dim]:
         return self.arg.varies - frozenset(self.dims)
 
 
@@ -185,6 +185,15 @@ def _erf(x: np.ndarray) -> np.ndarray:
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def _min(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """As C's ``a < b ? a : b``: the second operand where one is not a number."""
+    return np.where(a < b, a, b)
+
+
+def _max(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.where(a > b, a, b)
 
 
 #: Every operation's meaning. Comparisons and the logical ones give truth values, which only ``where`` and they consume.
@@ -205,8 +214,8 @@ OPS: dict[str, Callable[..., np.ndarray]] = {
     "sigmoid": _sigmoid,
     "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
     "pow": np.power,
-    "min": lambda a, b: np.where(a < b, a, b),
-    "max": lambda a, b: np.where(a > b, a, b),
+    "min": _min,
+    "max": _max,
     "floor": np.floor,
     "trunc": np.trunc,
     "lt": np.less,

@@ -44,7 +44,7 @@ class Scalar:
 
     @staticmethod
     def fold(op: str, *args: Scalar) -> Scalar | None:
-        """The scalar ``op(args)``, or None where the operation does not fold. Multiplying by a plain 1 changes nothing."""
+        """The scalar ``op(args)``, or None where the operation does not fold. A plain 1 as a factor changes nothing."""
         if op not in _FOLD:
             return None
         one = [a.is_plain(1.0) for a in args]

@@ -12,7 +12,7 @@ from lossc.ir.kernels import Conv, Gemm, Map
 
 
 def verify(graph: Graph) -> None:
-    """Raises InternalError where a kernel reads what nobody wrote, leaves a blob's bounds, or breaks a kernel's rules."""
+    """Raises InternalError where a kernel reads what nobody wrote, leaves a blob's bounds, or breaks its own rules."""
     known = {b.name for b in graph.blobs.values()}
     written = {graph.root(b.name) for b in graph.blobs.values() if b.persistent}
     last = 0
@@ -36,7 +36,7 @@ def verify(graph: Graph) -> None:
         elif isinstance(kernel, Gemm):
             (m, k), (k2, n) = kernel.a.shape, kernel.b.shape
             if k != k2 or kernel.c.shape != (m, n):
-                raise InternalError(f"{node.layer}: gemm of {kernel.a.shape} and {kernel.b.shape} into {kernel.c.shape}")
+                raise InternalError(f"{node.layer}: gemm of {(m, k)} and {(k2, n)} into {kernel.c.shape}")
         elif isinstance(kernel, Conv) and kernel.direction not in ("forward", "bwd_data", "bwd_weights"):
             raise InternalError(f"{node.layer}: convolution direction {kernel.direction}")
 

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from lossc.ir import Access, Dim, Graph, Map, Node, Store
 from lossc.ir.expr import Expr, Iota, Reduce, map_accesses, op, rewrite
 
+#: For dimensions of a map: the dimensions that replace them, with the step of each.
+Split = dict[Dim, tuple[tuple[Dim, int], ...]]
+
 
 def roots(graph: Graph, names: Iterable[str]) -> set[str]:
     return {graph.root(n) for n in names}
@@ -52,7 +55,7 @@ def split_dim(kernel: Map, dim: Dim, inner: int) -> tuple[Map, Dim, Dim]:
     taken = {d.name for d in kernel.dims}
     letters = (c for c in "uvwxyzabcdefghijklmnopqrstUVWXYZABCDEFGHIJKLMNOPQRST" if c not in taken)
     outer_dim, inner_dim = Dim(next(letters), dim.extent // inner), Dim(next(letters), inner)
-    mapping = {dim: ((outer_dim, inner), (inner_dim, 1))}
+    mapping: Split = {dim: ((outer_dim, inner), (inner_dim, 1))}
 
     def access(a: Access) -> Access:
         return a.with_dims(mapping)
@@ -74,7 +77,7 @@ def split_dim(kernel: Map, dim: Dim, inner: int) -> tuple[Map, Dim, Dim]:
 
 def rename_dims(kernel: Map, mapping: dict[Dim, Dim]) -> Map:
     """The same map with dimensions under other names (of the same extent)."""
-    pairs = {d: ((n, 1),) for d, n in mapping.items()}
+    pairs: Split = {d: ((n, 1),) for d, n in mapping.items()}
 
     def access(a: Access) -> Access:
         return a.with_dims(pairs)
@@ -93,7 +96,7 @@ def rename_dims(kernel: Map, mapping: dict[Dim, Dim]) -> Map:
 
 
 def align(kernel: Map, access: Access, target: Access) -> tuple[Map, dict[Dim, Dim]] | None:
-    """Split the map's dimensions so that ``access`` (one of its own) walks its blob dimension by dimension as ``target``.
+    """Split the map's dimensions so that ``access``, one of its own, walks its blob in the same steps as ``target``.
 
     Returns the split map and {its dimension: target's dimension}; None where the two cannot be brought together.
     """

@@ -43,7 +43,7 @@ class PassManager:
     records: list[PassRecord] = field(default_factory=list)
 
     def run(self, graph: Graph, until: str | None = None) -> Graph:
-        """Runs all passes, or those up to and including ``until``. Raises InternalError where a pass breaks the graph."""
+        """Runs all passes, or those up to and with ``until``. Raises InternalError where a pass breaks the graph."""
         for number, p in enumerate(self.passes, 1):
             start = time.perf_counter()
             changed = p.run(graph)

@@ -11,7 +11,7 @@ from lossc.passes.analysis import covers
 
 @dataclass(frozen=True)
 class ElideCopies:
-    """copy into a part of a blob -> the source is written there at once (concat); copy out of one -> a window (slice)."""
+    """A copy into a part of a blob (concat) -> the source is written there; a copy out of one (slice) -> a window."""
 
     name: str = "elide-copies"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lossc.ir import Graph, Map, Node, make_map
+from lossc.ir import Access, Graph, Map, Node, make_map
 from lossc.ir.expr import Load, walk
 from lossc.ir.sweep import is_one_sweep
 from lossc.passes.analysis import touches_between, writes_between
@@ -12,7 +12,7 @@ from lossc.passes.analysis import touches_between, writes_between
 
 @dataclass(frozen=True)
 class JoinLoss:
-    """A layer's forward map and a backward map whose inputs are all known by then -> one map, run in the forward pass."""
+    """A layer's forward map and a backward map whose inputs are known by then -> one map, run in the forward pass."""
 
     name: str = "join-loss"
 
@@ -58,5 +58,5 @@ def _same_space(a: Map, b: Map) -> bool:
     return any(set(x.dims) == set(a.dims) for x in shared)
 
 
-def _loads(kernel: Map) -> set:  # type: ignore[type-arg]
+def _loads(kernel: Map) -> set[Access]:
     return {e.access for s in kernel.stores for e in walk(s.value) if isinstance(e, Load)}

@@ -101,7 +101,7 @@ def _add_params(
         lr = entry.lr_mult if entry is not None and entry.HasField("lr_mult") else None
         decay = entry.decay_mult if entry is not None and entry.HasField("decay_mult") else None
         _check_size(f"{call.name}/{k}", spec.shape)
-        if name in owners:
+        if entry is not None and name in owners:
             owner, shape = owners[name]
             permissive = entry.share_mode == entry.PERMISSIVE
             fits = math.prod(shape) == math.prod(spec.shape) if permissive else shape == spec.shape
@@ -134,7 +134,8 @@ def _merge(graph: Graph, owner: Param, lr: float | None, decay: float | None, la
     values = []
     for what, mine, theirs in (("lr_mult", lr, owner.lr_mult), ("decay_mult", decay, owner.decay_mult)):
         if mine is not None and theirs != -1.0 and mine != theirs:
-            raise GraphError(f'shared parameter "{owner.name}": {what} {mine:g} here, {theirs:g} in layer "{owner.layer}"')
+            there = f'{theirs:g} in layer "{owner.layer}"'
+            raise GraphError(f'shared parameter "{owner.name}": {what} {mine:g} here, {there}')
         values.append(theirs if mine is None else mine)
     at = next(i for i, p in enumerate(graph.params) if p.blob == owner.blob)
     graph.params[at] = Param(owner.blob, owner.layer, owner.index, values[0], values[1], owner.name)

@@ -36,11 +36,14 @@ def _trim(graph: Graph) -> bool:
             if kept and len(kept) < len(kernel.stores):
                 graph.replace(node, replace(kernel, stores=kept))
                 changed = True
-        elif isinstance(kernel, Pool) and kernel.direction == "forward" and kernel.mask is not None:
-            if _unused(graph, kernel.mask.blob, node):
-                graph.replace(node, replace(kernel, mask=None))
-                changed = True
+        elif isinstance(kernel, Pool) and kernel.direction == "forward" and _mask_unused(graph, kernel, node):
+            graph.replace(node, replace(kernel, mask=None))
+            changed = True
     return changed
+
+
+def _mask_unused(graph: Graph, kernel: Pool, node: Node) -> bool:
+    return kernel.mask is not None and _unused(graph, kernel.mask.blob, node)
 
 
 def _unused(graph: Graph, blob: str, writer: Node) -> bool:
