@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from os.path import basename
 
 from lossc.codegen.cexpr import Style
 from lossc.codegen.contraction import Code as ContractionCode
@@ -73,7 +74,7 @@ class KernelWriter:
     def _heading(self, node: Node) -> str:
         kind = self.graph.layer_types.get(node.layer)
         line = self.graph.lines.get(node.layer)
-        where = f"    {self.graph.file}:{line}" if line else ""
+        where = f"    {basename(self.graph.file)}:{line}" if line else ""
         what = f"{node.layer} {{ {kind} }}" if kind else node.layer
         note = f" ({node.note})" if node.note else ""
         return f"---- {what} {node.section}{note}{where}\n   {show_kernel(node.kernel)}"

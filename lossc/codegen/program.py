@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os.path import basename
 from typing import Any
 
 from lossc.codegen.environment import render
@@ -53,7 +54,7 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
     prefix = identifier(prefix or graph.name).lower()
     view = {
         "net": comment(graph.name),
-        "file": comment(graph.file),
+        "file": comment(basename(graph.file)),  # not its folder: the same net gives the same C
         "prefix": prefix,
         "guard": f"LOSSC_{prefix.upper()}_H",
         "isa": isa.name,

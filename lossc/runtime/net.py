@@ -253,7 +253,7 @@ class Net:
             if which == "diff" and not entry["has_diff"] and self._keeps(name):
                 return np.broadcast_to(self.native.dtype.type(0), shape)
             what = f'the {which} of blob "{name}" was not kept: the compiler fused it away, or its memory is used again'
-            raise UsageError(what, fix=f'lossc.Net(..., keep=["{name}"]) or keep="all"', file=self._source.file)
+            raise UsageError(what, fix=f'give lossc.Net keep=["{name}"] or keep="all"', file=self._source.file)
 
         return Blob(shape, lambda: part("data"), lambda: part("diff"))
 
