@@ -40,17 +40,18 @@ class _Block:
     rows: int
     mr: int
     nv: int
+    batch: int  # rows of kernels at a time
 
 
-def _plane_shape(shape: Window) -> tuple[int, ...]:
-    """The plane of dx with margins on every axis, the last one in units of its stride."""
+def _plane_shape(shape: Window, lanes: int) -> tuple[int, ...]:
+    """The plane of dx with margins on every axis, the last one in units of its stride and of vectors."""
     sizes = [
         max((out - 1) * stride + shape.extent(axis), size + pad)
         for axis, (out, stride, size, pad) in enumerate(
             zip(shape.out_shape, shape.stride, shape.in_shape, shape.pad, strict=True)
         )
     ]
-    return (*sizes[:-1], ceil(sizes[-1] / shape.stride[-1]))
+    return (*sizes[:-1], round_up(ceil(sizes[-1] / shape.stride[-1]), lanes))
 
 
 def _best_block(shape: Window, isa: Isa, types: Types, plane: int) -> _Block:
@@ -59,30 +60,32 @@ def _best_block(shape: Window, isa: Isa, types: Types, plane: int) -> _Block:
     if shape.n * shape.groups < ENOUGH_TASKS:
         channels = min(channels, ceil(shape.ic * shape.n * shape.groups / ENOUGH_TASKS))
     channels = ceil(shape.ic / ceil(shape.ic / channels))
-    terms = channels * shape.taps
+    kernel_rows, kernel_width = channels * shape.taps // shape.kernel[-1], shape.kernel[-1]
     heights = sorted({ceil(height / parts) for parts in range(1, height + 1)})
+    spans = min(kernel_width, shape.stride[-1]) * (1 + ceil(width / types.lanes)) + kernel_width
 
     def cost(block: _Block) -> float:
-        vectors = ceil(block.rows * width / (block.nv * types.lanes)) * block.nv
-        step = tile_cycles(block.mr, block.nv)
-        call = shape.oc * step + 3 * block.mr * block.nv + 20
-        compute = ceil(terms / block.mr) * vectors / block.nv * call
-        add = terms * (10 + block.rows * (2 + 3 * ceil(width / types.lanes)))
-        copy = shape.oc * (4 + 2 * vectors)
+        panels = ceil(block.rows * width / (block.nv * types.lanes))
+        call = shape.oc * tile_cycles(block.mr, block.nv) + 3 * block.mr * block.nv + 20
+        batches = ceil(kernel_rows / block.batch)
+        compute = batches * ceil(block.batch * kernel_width / block.mr) * panels * call
+        add = batches * block.batch * (10 + block.rows * 2 * spans)
+        copy = shape.oc * (4 + 2 * panels * block.nv)
         return ceil(height / block.rows) * (compute + add + copy)
 
     blocks = (
-        _Block(channels, rows, mr, nv)
+        _Block(channels, rows, mr, nv, batch)
         for rows in heights
         if rows == 1 or rows * width <= LONGEST_BLOCK
-        for mr, nv in tiles(isa, types, terms)
+        for batch in {min(b, kernel_rows) for b in (1, 2, 3, 4, 6, 8, 12)}
+        for mr, nv in tiles(isa, types, batch * kernel_width)
     )
     return min(blocks, key=cost)
 
 
 def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
     """The C function that computes the window's source (dx) from its target (dy)."""
-    plane_shape = _plane_shape(shape)
+    plane_shape = _plane_shape(shape, types.lanes)
     stride_w = shape.stride[-1]
     line = plane_shape[-1]
     strides = [prod(plane_shape[a + 1 : -1]) * stride_w * line for a in range(len(plane_shape) - 1)]
@@ -92,7 +95,9 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
     height, width = shape.out_shape[-2:]
     block_width = round_up(block.rows * width, nr)
     terms = block.channels * shape.taps
-    row_tiles = ceil(terms / mr)
+    batch_taps = block.batch * shape.kernel[-1]
+    batches = ceil(terms / batch_taps)
+    row_tiles = ceil(batch_taps / mr)
     outer = range(len(shape.kernel) - 2)
 
     parts = [
@@ -114,13 +119,14 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
         text = number if below == 1 else f"{number} / {below}"
         return text if axis == 0 else f"{text} % {shape_of[axis]}"
 
-    tap_terms = [(f"(tap / {shape.taps})", plane)]
+    kernel_w = shape.kernel[-1]
+    kernel_rows = prod(shape.kernel[:-1])
+    at_group = [(_bracket("tg" if kernel_rows == 1 else f"tg / {kernel_rows}"), plane)]
     for a in range(len(shape.kernel) - 1):
-        below, size = prod(shape.kernel[a + 1 :]), shape.kernel[a]
+        below, size = prod(shape.kernel[a + 1 : -1]), shape.kernel[a]
         if size > 1:
-            tap_terms.append((f"(tap / {below} % {size})", shape.dilation[a] * strides[a]))
-    tap_w = f"tap % {shape.kernel[-1]} * {shape.dilation[-1]}"
-    column = tap_w if stride_w == 1 else f"({tap_w}) % {stride_w} * {line} + ({tap_w}) / {stride_w}"
+            quotient = "tg" if below == 1 else f"tg / {below}"
+            at_group.append((_bracket(f"{quotient} % {size}"), shape.dilation[a] * strides[a]))
     block_terms = [(f"({coordinate('z', shape.out_shape[:-2], a, len(outer))})", shape.stride[a] * strides[a]) for a in outer]
     block_terms.append(("h0", shape.stride[-2] * strides[-1]))
     line_terms = [("ci", plane)] + [
@@ -133,15 +139,26 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
     )  # fmt: skip
     planes_size = types.aligned(block.channels * plane + lanes)
     cols_size = types.aligned(shape.oc * block_width)
-    sums_size = types.aligned(mr * block_width + lanes)
+    margin = types.aligned(shape.extent(-1) // stride_w + 1)  # before the sums: shifted lines begin there
+    sums_size = margin + types.aligned(batch_taps * block_width + lanes)
     row_size = types.aligned(shape.in_shape[-1]) if stride_w > 1 else 0
     local = planes_size + cols_size + sums_size + row_size
-    shared = types.aligned(shape.groups * blocks_of_channels * row_tiles * shape.oc * mr) if pack else 0
+    shared = types.aligned(shape.groups * blocks_of_channels * batches * row_tiles * shape.oc * mr) if pack else 0
     params = parameters(spec, types, (shape.target, spec.w), shape.source)
-    pack_parts = [*parts[1:], Part("tile", "tile", row_tiles, 1), Part("co", "co", shape.oc, 1)]
+    pack_parts = [
+        *parts[1:],
+        Part("group1", "group0", terms // kernel_w, block.batch),
+        Part("tile", "row", batch_taps, mr),
+        Part("co", "co", shape.oc, 1),
+    ]
     pack_lines, pack_at = decode(pack_parts)
     block_index = affine([(group, blocks_of_channels)], head="" if c1 == "0" else f"c1 / {block.channels}")
-    packed_tile = f"packed + (({block_index}) * {row_tiles} + tile) * {shape.oc * mr}"
+    tile_number = affine(
+        [(_bracket(block_index), batches * row_tiles),
+         ("group1" if block.batch == 1 else f"(group1 / {block.batch})" if batches > 1 else "0", row_tiles),
+         (f"(tile / {mr})" if row_tiles > 1 else "0", 1)]
+    )  # fmt: skip
+    packed_tile = affine([(_bracket(tile_number), shape.oc * mr)], head="packed")
     text = render(
         "conv_scatter.c.j2",
         {},
@@ -155,44 +172,43 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
             "target": shape.target,
             "pack": pack,
             "pack_lines": pack_lines,
-            "first_pack": "0" if row_tiles == 1 else f"tile * {mr}" if terms % mr == 0
-            else f"tile * {mr} < {terms - mr} ? tile * {mr} : {terms - mr}",
             "row_blocks": ceil(height / block.rows),
             "needs_j": view_f.mentions("j"),
             "pack_tasks": prod(part.count for part in pack_parts),
             "pack_from": affine(
-                [(pack_at["group"], shape.w_group), (pack_at["co"], shape.w_row), (pack_at["c0"], shape.taps), ("first", 1)],
+                [(pack_at["group"], shape.w_group), (pack_at["co"], shape.w_row), (pack_at["c0"], shape.taps), (pack_at["group0"], kernel_w), (pack_at["row"], 1)],
                 head=spec.w,
             ),
             "a_tile": packed_tile if pack
-            else affine([(group, shape.w_group), (c0, shape.taps), ("first", 1)], head=spec.w),
+            else affine([(group, shape.w_group), (c0, shape.taps), ("group0", kernel_w), ("row", 1)], head=spec.w),
             "decode": lines,
             "tasks": prod(part.count for part in parts),
             "planes": prod(shape.out_shape[:-2]),
             "height": height,
             "block_rows": block.rows,
             "block_width": block_width,
-            "row_tiles": row_tiles,
-            "row_tail": terms % mr != 0,
-            "terms": terms,
+            "name": spec.name,
+            "mask": types.vec.replace("v", "m", 1),
+            "kw": kernel_w,
+            "batch": block.batch,
+            "taps_groups": terms // kernel_w,
+            "batch_tail": terms // kernel_w % block.batch != 0,
+            "phases": _phases(shape, line, block_width),
             "oc": shape.oc,
             "channels": block.channels,
             "plane": plane,
             "width": width,
             "planes_size": planes_size,
             "cols_at": planes_size,
-            "sums_at": planes_size + cols_size,
+            "sums_at": planes_size + cols_size + margin,
             "row_at": planes_size + cols_size + sums_size,
             "from_dy": affine(
                 [(n, shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
                  ("co", shape.target_strides[1]), ("z", height * width), ("h0", width)],
                 head=shape.target,
             ),
-            "to_tap": affine(tap_terms, head="planes") + " + " + column,
-            "to_block": affine(block_terms, head="at_tap"),
+            "to_group": affine([*at_group, *block_terms], head="planes"),
             "row_step": shape.stride[-2] * strides[-1],
-            "vectors": width // lanes,
-            "rest": width % lanes,
             "stride_w": stride_w,
             "line": line,
             "pad_w": shape.pad[-1],
@@ -205,3 +221,23 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
         },
     )  # fmt: skip
     return Code(text, tuple(params), shared, local)
+
+
+def _bracket(text: str) -> str:
+    return text if text.isalnum() else f"({text})"
+
+
+def _phases(shape: Window, line: int, block_width: int) -> list[dict[str, Any]]:
+    """For each remainder of a position by the stride: its taps, where they lie, and by how much they are shifted."""
+    width, stride = shape.out_shape[-1], shape.stride[-1]
+    phases = []
+    for phase in range(stride):
+        taps = [k for k in range(shape.kernel[-1]) if k * shape.dilation[-1] % stride == phase]
+        if taps:
+            shifts = [k * shape.dilation[-1] // stride for k in taps]
+            rows = [
+                {"at": k * block_width - shift, "shift": shift, "end": width + shift}
+                for k, shift in zip(taps, shifts, strict=True)
+            ]
+            phases.append({"at": phase * line, "span": width + max(shifts), "taps": rows})
+    return phases
