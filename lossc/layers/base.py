@@ -68,6 +68,10 @@ class Layer:
         """Whether a gradient for that bottom exists (a label has none)."""
         return self.has_gradient
 
+    def counts_as_learned(self) -> bool:
+        """Whether the layers above run backward for this one's sake even where all its parameters have lr_mult 0."""
+        return False
+
     def axis(self, axis: int, ndim: int, what: str = "axis") -> int:
         """A canonical axis number; -1 is the last. Raises ShapeError."""
         if not -ndim <= axis < ndim:

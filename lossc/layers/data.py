@@ -8,7 +8,7 @@ from typing import Any
 
 from lossc.ir import IO, Builder
 from lossc.layers.base import Layer, Shape
-from lossc.layers.fillers import fill, is_constant
+from lossc.layers.fillers import ConstantFiller, fill, is_constant
 
 
 class Source(Layer):
@@ -81,7 +81,7 @@ class DummyData(Layer):
 
     def _fillers(self) -> list[Any]:
         p, tops = self.param.dummy_data_param, len(self.param.top)
-        given = list(p.data_filler) or [type(p)().data_filler.add()]  # zeros
+        given = list(p.data_filler) or [ConstantFiller()]
         self.need(len(given) in (1, tops), f"{len(given)} data_fillers for {tops} tops", "give one, or one per top")
         return given if len(given) == tops else given * tops
 

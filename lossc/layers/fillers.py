@@ -5,12 +5,21 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from lossc.errors import GraphError
 from lossc.ir import Builder, Ref, Scalar
 from lossc.ir.expr import Expr, absolute, expr, iota, total
 from lossc.layers.access import full
+
+
+@dataclass(frozen=True)
+class ConstantFiller:
+    """Stands for a FillerParameter where a layer's own default is another than Caffe's 0."""
+
+    value: float = 0.0
+    type: str = "constant"
 
 
 def fill(b: Builder, ref: Ref, filler: Any) -> None:
@@ -23,6 +32,11 @@ def fill(b: Builder, ref: Ref, filler: Any) -> None:
         hint = f'did you mean "{near[0]}"?' if near else "known fillers: " + ", ".join(FILLERS)
         raise GraphError(f'unknown filler type "{filler.type}"', fix=hint, layer=b.layer)
     FILLERS[filler.type](b, ref, filler)
+
+
+def filler_or(param: Any, name: str, value: float) -> Any:
+    """The FillerParameter called ``name`` of a layer's message; where it is not given, one with a constant."""
+    return getattr(param, name) if param.HasField(name) else ConstantFiller(value)
 
 
 def is_constant(filler: Any) -> bool:

@@ -3,39 +3,66 @@
 from __future__ import annotations
 
 from lossc.layers.accuracy import Accuracy
-from lossc.layers.activation import ReLU, Sigmoid, TanH
+from lossc.layers.activation import BNLL, ELU, AbsVal, Clip, ReLU, Sigmoid, Swish, TanH, Threshold
+from lossc.layers.argmax import ArgMax
 from lossc.layers.base import Layer
+from lossc.layers.batchnorm import BatchNorm
+from lossc.layers.contrastive import ContrastiveLoss
 from lossc.layers.convolution import Convolution
 from lossc.layers.data import Data, DummyData, Input
 from lossc.layers.dropout import Dropout
 from lossc.layers.eltwise import Eltwise
 from lossc.layers.euclidean import EuclideanLoss
+from lossc.layers.exponential import Exp, Log
+from lossc.layers.hinge import HingeLoss
+from lossc.layers.infogain import InfogainLoss
 from lossc.layers.innerproduct import InnerProduct
+from lossc.layers.multinomial import MultinomialLogisticLoss
+from lossc.layers.mvn import MVN
 from lossc.layers.pooling import Pooling
 from lossc.layers.power import Power
+from lossc.layers.prelu import PReLU
 from lossc.layers.reduction import Reduction
+from lossc.layers.scale import Bias, Scale
 from lossc.layers.shape_layers import Concat, Flatten, Reshape, Silence, Slice, Split
 from lossc.layers.sigmoid_ce import SigmoidCrossEntropyLoss
 from lossc.layers.softmax import Softmax
 from lossc.layers.softmax_loss import SoftmaxWithLoss
+from lossc.layers.tile import Tile
 
 BUILTIN: tuple[type[Layer], ...] = (
+    AbsVal,
     Accuracy,
+    ArgMax,
+    BatchNorm,
+    Bias,
+    BNLL,
+    Clip,
     Concat,
+    ContrastiveLoss,
     Convolution,
     Data,
     Dropout,
     DummyData,
     Eltwise,
+    ELU,
     EuclideanLoss,
+    Exp,
     Flatten,
+    HingeLoss,
+    InfogainLoss,
     InnerProduct,
     Input,
+    Log,
+    MultinomialLogisticLoss,
+    MVN,
     Pooling,
     Power,
-    ReLU,
+    PReLU,
     Reduction,
+    ReLU,
     Reshape,
+    Scale,
     Sigmoid,
     SigmoidCrossEntropyLoss,
     Silence,
@@ -43,6 +70,9 @@ BUILTIN: tuple[type[Layer], ...] = (
     Softmax,
     SoftmaxWithLoss,
     Split,
+    Swish,
     TanH,
+    Threshold,
+    Tile,
 )
 LAYERS: dict[str, type[Layer]] = {layer.type: layer for layer in BUILTIN}

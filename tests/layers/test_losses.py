@@ -1,4 +1,4 @@
-"""The losses' edges: ignored labels, clipped probabilities, labels out of range, weights of two tops."""
+"""Edges of losses and statistics: ignored labels, clipped probabilities, labels out of range, moving averages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from layer_nets import lower, run
 
 from lossc.errors import DataError
+from lossc.ir.interpret import Interpreter
 
 FLT_MIN = float(np.finfo(np.float32).tiny)
 
@@ -126,6 +127,38 @@ def test_probabilities_as_second_top(weights: str) -> None:
     out = run(text, {"x": SCORES, "t": [0, 1, 2]})
     assert out["loss"] == out["y"]
     np.testing.assert_allclose(out["p"], np.exp(log_softmax(SCORES)))
+
+
+def test_contrastive_loss_of_equal_features() -> None:
+    """d is 0: the gradient of the distance is, too, thanks to the 1e-4 below it."""
+    text = """force_backward: true
+        layer { name: "x" type: "Input" top: "a" top: "b" input_param { shape { dim: 2 dim: 3 } } }
+        layer { name: "t" type: "Input" top: "t" input_param { shape { dim: 2 } } }
+        layer { name: "l" type: "ContrastiveLoss" bottom: "a" bottom: "b" bottom: "t" top: "y" }"""
+    out = run(text, {"a": 1, "b": 1, "t": [0, 1]})
+    assert out["y"] == 0.25
+    assert not out["a.diff"].any() and not out["b.diff"].any()
+
+
+def test_batch_norm_keeps_moving_sums() -> None:
+    text = """layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 4 dim: 2 dim: 3 } } }
+        layer { name: "bn" type: "BatchNorm" bottom: "x" top: "y"
+                batch_norm_param { moving_average_fraction: 0.5 eps: 0 } }"""
+    graph = lower(text)
+    interpreter = Interpreter(graph, "f64")
+    interpreter.run(["init"])
+    x = np.random.default_rng(0).standard_normal((4, 2, 3))
+    interpreter["x"][...] = x
+    interpreter.run(["forward"])
+    interpreter.run(["forward"])
+    mean, variance, factor = (interpreter[graph.param_of["bn", k]] for k in range(3))
+    assert factor[0] == 1.5
+    np.testing.assert_allclose(mean / factor, x.mean((0, 2)))
+    np.testing.assert_allclose(variance / factor, x.var((0, 2), ddof=1))
+    np.testing.assert_allclose(interpreter["y"].var((0, 2)), 1)
+    test = run(text, {"x": x}, {("bn", 0): mean, ("bn", 1): variance, ("bn", 2): factor}, phase="TEST")
+    centred = x - x.mean((0, 2), keepdims=True)
+    np.testing.assert_allclose(test["y"], centred / x.std((0, 2), ddof=1, keepdims=True))
 
 
 def test_loss_is_one_sweep_in_each_direction() -> None:
