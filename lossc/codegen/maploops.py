@@ -1,0 +1,199 @@
+"""C text of one row of a map: the loops over its inner dimensions, stage by stage, and what a row yields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lossc.codegen.cexpr import EXPENSIVE
+from lossc.codegen.mapplan import points
+from lossc.codegen.mapvalues import Block, Scope, ValueWriter
+from lossc.codegen.names import literal
+from lossc.ir import Dim, Scalar, Store
+from lossc.ir.expr import Const, Expr, Op, Reduce, walk
+
+#: Reals of a row that may be kept on the stack between two loops over it.
+SPILL_REALS = 4096
+#: What each reduction starts from, and the operation that it repeats.
+NEUTRAL = {"sum": 0.0, "max": float("-inf"), "min": float("inf")}
+_COMBINE = {"sum": "add", "max": "max", "min": "min"}
+#: The functions of simd.h that reduce a vector to one number.
+REDUCER = {"sum": "sum", "max": "reduce_max", "min": "reduce_min"}
+
+
+class LoopWriter(ValueWriter):
+    """Writes a row: a reduction within it takes one loop, and what depends on its result comes in a later one."""
+
+    def _loops(self, body: list[str | Block]) -> None:
+        """All stages of one row (or one vector of rows): loops over the inner dimensions, then what a row yields."""
+        last = max((self._stages[s.value] for s in self.plan.stores), default=0)
+        self.spill_ready = set()
+        self._plan_spills(body, last)
+        for stage in range(last + 1):
+            reduces = [e for e in self._row_reduces() if self._stages[e] == stage + 1]
+            stores = [s for s in self.plan.stores if self._in_loop(s.value) and self._stages[s.value] == stage]
+            stores = [s for s in stores if not self._depends[s.value]]
+            totals = [r for r in self.plan.totals if self._in_loop(r.arg) and self._stages[r.arg] == stage]
+            if reduces or stores or totals:
+                self._stage(body, stage, reduces, stores, totals)
+        self.loop = self.block
+        for s in self.plan.stores:
+            row_value = s.access.dims or self._of_row[s.value]
+            if not self._in_loop(s.value) and not self._depends[s.value] and row_value:
+                self._store(s, body)
+        for r in self.plan.totals:
+            if not self._in_loop(r.arg):
+                self._accumulate_total(r, body)
+
+    def _in_loop(self, e: Expr) -> bool:
+        return bool(e.varies & set(self.plan.inner))
+
+    def _row_reduces(self) -> list[Reduce]:
+        found: dict[Reduce, None] = {}
+        for s in self.plan.stores:
+            for e in walk(s.value):
+                if isinstance(e, Reduce) and e not in self.plan.totals:
+                    found.setdefault(e)
+        return list(found)
+
+    def _plan_spills(self, body: list[str | Block], last: int) -> None:
+        self.spilled = {}
+        size = points(self.plan.inner) * (self.lanes if self.plan.vector_in_rows else 1)
+        if last == 0 or size > SPILL_REALS:
+            return
+        uses: dict[Expr, set[int]] = {}
+        roots = [r.arg for r in (*self._row_reduces(), *self.plan.totals)] + [s.value for s in self.plan.stores]
+        for root in roots:
+            for e in _point_nodes(root, self._in_loop):
+                uses.setdefault(e, set()).add(self._stages[root])
+        for e, stages in uses.items():
+            if len(stages) > 1 and isinstance(e, Op) and e.name in EXPENSIVE and self._form_vector(e):
+                name = self.names.fresh("kept")
+                length = f"{size} + {self.style.lanes}"
+                if self.plan.vector_in_rows:
+                    length = f"{points(self.plan.inner)} * {self.style.lanes}"
+                body.append(f"{self.style.real} {name}[{length}];")
+                self.spilled[e] = name
+
+    def _stage(
+        self,
+        body: list[str | Block],
+        stage: int,
+        reduces: list[Reduce],
+        stores: list[Store],
+        totals: list[Reduce],
+    ) -> None:
+        accs: dict[Reduce, str] = {}
+        for r in reduces:
+            accs[r] = name = self.names.fresh(f"{r.kind}")
+            start = literal(NEUTRAL[r.kind], self.style.dtype)
+            if self._form_vector(r.arg):
+                body.append(f"{self.style.v} {name} = {self.style.v}_set1({start});")
+            else:
+                body.append(f"{self.style.real} {name} = {start};")
+        here = self.block.lines
+        self.block.lines = body
+        nest: list[str | Block] = []
+        self._nest(nest, list(self.plan.inner), lambda lines: self._point(lines, reduces, accs, stores, totals))
+        body += nest
+        self.block.lines = here
+        self.spill_ready |= {e for e in self.spilled if self._stages[e] <= stage}
+        for r in reduces:
+            name = accs[r]
+            if self._form_vector(r.arg) and not self._form_vector(r):
+                scalar = self.names.fresh(f"{r.kind}_all")
+                body.append(f"const {self.style.real} {scalar} = {self.style.v}_{REDUCER[r.kind]}({name});")
+                name = scalar
+            self.block.known[r] = name
+
+    def _nest(self, out: list[str | Block], dims: list[Dim], leaf: Callable[[list[str | Block]], None]) -> None:
+        if not dims:
+            saved, self.loop = self.loop, Scope(out)
+            if not self.plan.inner:
+                self.loop = self.block
+            leaf(out)
+            self.loop = saved
+            return
+        d, rest = dims[0], dims[1:]
+        i = self.index[d]
+        if d == self.v:
+            self._vector_loop(out, d, "0", str(d.extent), d.extent, lambda lines: self._nest(lines, rest, leaf))
+        else:
+            block = Block(f"for (ptrdiff_t {i} = 0; {i} < {d.extent}; {i}++)")
+            self._nest(block.body, rest, leaf)
+            out.append(block)
+
+    def _vector_loop(
+        self, out: list[str | Block], d: Dim, begin: str, end: str, count: int | None, leaf: Callable[[list], None]
+    ) -> None:
+        """Full vectors, then the tail by masks. ``count``: how many points, where that is known."""
+        i, step = self.index[d], self.style.lanes
+        lanes = self.lanes
+        if count is None or count >= lanes:
+            block = Block(f"for (ptrdiff_t {i} = {begin}; {i} + {step} <= {end}; {i} += {step})")
+            leaf(block.body)
+            out.append(block)
+        if count is None:
+            rest = self.names.fresh("rest")
+            block = Block(f"for (ptrdiff_t {i} = {end} - ({end} - {begin}) % {step}; {i} < {end}; {i} = {end})")
+            block.body.append(f"const int {rest} = (int)({end} - {i});")
+            self._with_tail(rest, block.body, leaf)
+            out.append(block)
+        elif count % lanes:
+            block = Block("")
+            block.body.append(f"const ptrdiff_t {i} = {count - count % lanes};    /* the last {count % lanes} */")
+            self._with_tail(str(count % lanes), block.body, leaf)
+            out.append(block)
+
+    def _with_tail(self, tail: str, lines: list[str | Block], leaf: Callable[[list], None]) -> None:
+        saved, self.tail = self.tail, tail
+        leaf(lines)
+        self.tail = saved
+
+    def _point(
+        self,
+        lines: list[str | Block],
+        reduces: list[Reduce],
+        accs: dict[Reduce, str],
+        stores: list[Store],
+        totals: list[Reduce],
+    ) -> None:
+        for r in reduces:
+            self._accumulate(lines, accs[r], r, masked=self.v in self.plan.inner)
+        for r in totals:
+            self._accumulate(lines, self.total_acc[r], r, masked=True)
+        for s in stores:
+            self._store(s, lines)
+
+    def _accumulate_total(self, r: Reduce, body: list[str | Block]) -> None:
+        self._accumulate(body, self.total_acc[r], r, masked=True)
+
+    def _accumulate(self, lines: list[str | Block], acc: str, r: Reduce, masked: bool) -> None:
+        v = self.style.v
+        if not self._form_vector(r.arg):
+            value = self.value(r.arg)
+            text = f"{acc} + {value}" if r.kind == "sum" else self.style.scalar(_COMBINE[r.kind], [acc, value])
+            lines.append(f"{acc} = {text};")
+            return
+        if self.tail and masked:
+            neutral = self.vector(Const(Scalar(NEUTRAL[r.kind])))
+            value = f"{v}_select({v}_tail({self.tail}), {self.vector(r.arg)}, {neutral})"
+            lines.append(f"{acc} = {v}_{_COMBINE[r.kind]}({acc}, {value});")
+            return
+        a = r.arg
+        if r.kind == "sum" and isinstance(a, Op) and a.name == "mul" and a not in self.spilled:
+            x, y = (self.vector(c) for c in a.args)
+            lines.append(f"{acc} = {v}_fma({x}, {y}, {acc});")
+        else:
+            lines.append(f"{acc} = {v}_{_COMBINE[r.kind]}({acc}, {self.vector(a)});")
+
+
+def _point_nodes(root: Expr, in_loop: Callable[[Expr], bool]) -> list[Expr]:
+    """The nodes that a loop over the inner dimensions evaluates for ``root``: down to what is known per row."""
+    out: dict[Expr, None] = {}
+    stack = [root]
+    while stack:
+        e = stack.pop()
+        if in_loop(e) and e not in out:
+            out[e] = None
+            stack.extend(e.children())
+    return list(out)
