@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lossc.ir.blob import Access, Blob, Ref, Role, View
-from lossc.ir.expr import Const, Value, check_truth, expr
+from lossc.ir.expr import Const, Load, Value, check_truth, expr
 from lossc.ir.graph import Graph, Node
 from lossc.ir.kernels import CheckLabel, Conv, Gemm, Geometry, Kernel, Pool, Random, Store, make_map
 from lossc.ir.scalar import ONE, Scalar
@@ -48,6 +48,14 @@ class Builder:
         self.graph, self.layer, self.section = graph, layer, section
 
     def emit(self, kernel: Kernel, note: str = "") -> Node:
+        for operand in (*kernel.inputs(), *kernel.outputs()):
+            pairs = (
+                [(d.extent, s) for d, s in operand.strides]
+                if isinstance(operand, Access)
+                else list(zip(operand.shape, operand.strides, strict=True))
+            )
+            if self.graph.try_resolve(operand.blob, operand.offset, pairs) is None:
+                self._own_memory(operand.blob)
         return self.graph.add(kernel, self.layer, self.section, note)
 
     def temp(self, name: str, shape: tuple[int, ...], role: Role = "activation") -> Ref:
@@ -58,6 +66,22 @@ class Builder:
     def view(self, blob: str, ref: Ref) -> None:
         """Let a blob be a window on ``ref`` instead of having memory of its own."""
         self.graph.set_view(blob, View(ref.blob, ref.offset, ref.strides))
+
+    def _own_memory(self, name: str) -> None:
+        """A window that a kernel cannot address as it wants to -> memory of its own, filled before its first use.
+
+        Data is copied. A diff starts as zeros, and the layer whose top it belongs to adds it to the bottom's diff.
+        """
+        graph, blob = self.graph, self.graph.blobs[name]
+        assert blob.view is not None
+        window = Ref(blob.view.parent, blob.shape, blob.view.strides, blob.view.offset)
+        users = [n for n in graph.nodes if any(graph.within(b, name) for b in (*n.kernel.reads(), *n.kernel.writes()))]
+        graph.blobs[name] = replace(blob, view=None)
+        labels = "nchwabdefgijklmopqrstuvxyz"[: window.ndim]
+        value = Const(Scalar(0.0)) if blob.role == "diff" else Load(window[labels])
+        kernel = make_map([Store(Ref.whole(blob)[labels], value)])
+        section, before = (users[0].section, users[0].id) if users else (self.section, None)
+        graph.add(kernel, self.layer, section, "a window with memory of its own", before=before)
 
     def map(self, *stores: tuple[Access, Value] | Store, note: str = "") -> None:
         """``out = expression`` for each (access, expression), in one sweep."""

@@ -123,6 +123,12 @@ class Graph:
                 return name
             name = view.parent
 
+    def within(self, name: str, owner: str) -> bool:
+        """Whether a blob is ``owner`` or a window on it, directly or through others."""
+        while name != owner and (view := self.blobs[name].view) is not None:
+            name = view.parent
+        return name == owner
+
     def family(self, name: str) -> list[str]:
         """All blobs that share memory with this one."""
         root = self.root(name)

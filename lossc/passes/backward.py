@@ -68,22 +68,22 @@ class Needs:
         force = graph.options.get("force_backward", False)
         for c in graph.calls:
             given = list(c.layer.param.propagate_down)
-            flags = [bool(given[i]) if given else blob_needs[b] for i, b in enumerate(c.bottoms)]
-            need = any(blob_needs[b] for b in c.bottoms) or any(rates[p] != 0 for p in c.params)
-            if force:
-                flags = [f or c.layer.propagates_to(i) for i, f in enumerate(flags)]
-                need = need or any(flags)
-            needs.active[c.name], needs.bottoms[c.name] = need, flags
-            blob_needs.update(dict.fromkeys(c.tops, need))
+            needs.bottoms[c.name] = [bool(given[i]) if given else blob_needs[b] for i, b in enumerate(c.bottoms)]
+            learned = any(rates[p] != 0 for p in c.params) or c.layer.counts_as_learned()
+            needs.active[c.name] = learned or any(blob_needs[b] for b in c.bottoms)
+            blob_needs.update(dict.fromkeys(c.tops, needs.active[c.name]))
         under: set[str] = {t.blob for t in graph.losses}
         for c in reversed(graph.calls):
             flags = needs.bottoms[c.name]
-            needs.active[c.name] = needs.active[c.name] and any(t in under for t in c.tops)
-            if not needs.active[c.name]:
-                needs.bottoms[c.name] = [False] * len(flags)
+            if force:  # Caffe sets these after its own rule, so that a label below a plain layer stays a label
+                flags = [f or c.layer.propagates_to(i) for i, f in enumerate(flags)]
+            if not (needs.active[c.name] or any(flags)) or not any(t in under for t in c.tops):
+                needs.active[c.name], needs.bottoms[c.name] = False, [False] * len(flags)
                 continue
-            under.update(b for b, f in zip(c.bottoms, flags, strict=True) if f)
-            needs.wanted.update(b for b, f in zip(c.bottoms, flags, strict=True) if f)
+            needs.active[c.name], needs.bottoms[c.name] = True, flags
+            chosen = [b for b, f in zip(c.bottoms, flags, strict=True) if f]
+            under.update(chosen)
+            needs.wanted.update(chosen)
         return needs
 
 
