@@ -20,6 +20,7 @@ from lossc.codegen.conv_window import Window, window
 from lossc.errors import InternalError
 
 GATHER_WASTE = 1.4  # how many more positions dx may have than dy before scattering is the faster way
+GATHER_CHANNELS = 8  # of dx in a group, for which columns of dy are worth copying
 
 
 @dataclass(frozen=True)
@@ -81,4 +82,4 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str) -> Code:
 def _gathers(shape: Window) -> bool:
     """Whether dx is computed as a convolution of dy: no zeros between its elements, few around it."""
     unit_stride = all(s == 1 for s in shape.stride)
-    return unit_stride and prod(shape.in_shape) <= GATHER_WASTE * prod(shape.out_shape)
+    return unit_stride and shape.ic >= GATHER_CHANNELS and prod(shape.in_shape) <= GATHER_WASTE * prod(shape.out_shape)

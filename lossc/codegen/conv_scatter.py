@@ -1,8 +1,8 @@
 """The gradient of a convolution's data by scattering: columns of dx are computed and added where they came from.
 
-A task computes some channels of dx of one image in a zeroed plane with margins, private to its thread: blocks of rows of
-dy times the turned weights give the columns, one for each tap, whose lines are added to the plane. Where the stride is
-not 1, the plane's elements are dealt out by their remainder, so that these lines are contiguous too.
+A task computes some channels of dx of one image in a zeroed plane with margins, private to its thread: blocks of rows
+of dy times the turned weights give the columns, one for each tap, whose lines are added to the plane. Where the stride
+is not 1, the plane's elements are dealt out by their remainder, so that these lines are contiguous too.
 """
 
 from __future__ import annotations
@@ -127,8 +127,15 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
         if size > 1:
             quotient = "tg" if below == 1 else f"tg / {below}"
             at_group.append((_bracket(f"{quotient} % {size}"), shape.dilation[a] * strides[a]))
-    block_terms = [(f"({coordinate('z', shape.out_shape[:-2], a, len(outer))})", shape.stride[a] * strides[a]) for a in outer]
-    block_terms.append(("h0", shape.stride[-2] * strides[-1]))
+    planes_out = shape.out_shape[:-2]
+    block_parts = [Part("z", "z", prod(planes_out), 1), Part("h0", "h0", height, block.rows)]
+    block_lines, block_at = decode(block_parts, "block")
+    z, h0 = block_at["z"], block_at["h0"]
+    block_terms = [
+        ("0" if z == "0" else _bracket(coordinate(z, planes_out, a, len(outer))), shape.stride[a] * strides[a])
+        for a in outer
+    ]
+    block_terms.append((h0, shape.stride[-2] * strides[-1]))
     line_terms = [("ci", plane)] + [
         (f"({coordinate('row', shape.in_shape[:-1], a, len(shape.in_shape) - 1)} + {shape.pad[a]})", strides[a])
         for a in range(len(shape.in_shape) - 1)
@@ -152,7 +159,8 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
         Part("co", "co", shape.oc, 1),
     ]
     pack_lines, pack_at = decode(pack_parts)
-    block_index = affine([(group, blocks_of_channels)], head="" if c1 == "0" else f"c1 / {block.channels}")
+    channel_block = "0" if c1 == "0" else "c1" if block.channels == 1 else f"(c1 / {block.channels})"
+    block_index = affine([(group, blocks_of_channels), (channel_block, 1)])
     tile_number = affine(
         [(_bracket(block_index), batches * row_tiles),
          ("group1" if block.batch == 1 else f"(group1 / {block.batch})" if batches > 1 else "0", row_tiles),
@@ -172,20 +180,21 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
             "target": shape.target,
             "pack": pack,
             "pack_lines": pack_lines,
-            "row_blocks": ceil(height / block.rows),
             "needs_j": view_f.mentions("j"),
             "pack_tasks": prod(part.count for part in pack_parts),
             "pack_from": affine(
-                [(pack_at["group"], shape.w_group), (pack_at["co"], shape.w_row), (pack_at["c0"], shape.taps), (pack_at["group0"], kernel_w), (pack_at["row"], 1)],
+                [(pack_at["group"], shape.w_group), (pack_at["co"], shape.w_row), (pack_at["c0"], shape.taps),
+                 (pack_at["group0"], kernel_w), (pack_at["row"], 1)],
                 head=spec.w,
             ),
             "a_tile": packed_tile if pack
             else affine([(group, shape.w_group), (c0, shape.taps), ("group0", kernel_w), ("row", 1)], head=spec.w),
             "decode": lines,
             "tasks": prod(part.count for part in parts),
-            "planes": prod(shape.out_shape[:-2]),
+            "blocks": prod(part.count for part in block_parts),
+            "block_lines": block_lines,
             "height": height,
-            "block_rows": block.rows,
+            "rows": block.rows,
             "block_width": block_width,
             "name": spec.name,
             "mask": types.vec.replace("v", "m", 1),
@@ -204,10 +213,10 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
             "row_at": planes_size + cols_size + sums_size,
             "from_dy": affine(
                 [(n, shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
-                 ("co", shape.target_strides[1]), ("z", height * width), ("h0", width)],
+                 ("co", shape.target_strides[1]), (z, height * width), (h0, width)],
                 head=shape.target,
             ),
-            "to_group": affine([*at_group, *block_terms], head="planes"),
+            "to_group": affine([*block_terms, *at_group]),
             "row_step": shape.stride[-2] * strides[-1],
             "stride_w": stride_w,
             "line": line,

@@ -70,7 +70,8 @@ def _tile_cost(axes: list[_Axis], tile: _Tile, channels: int, types: Types, posi
 
 def _channel_blocks(shape: Window, others: int) -> int:
     """Blocks of equal size that the input channels are split into: enough tasks, each with enough taps."""
-    sizes = [d for d in range(1, shape.ic + 1) if shape.ic % d == 0 and (shape.ic // d * shape.taps >= FEWEST_TERMS or d == 1)]
+    divisors = [d for d in range(1, shape.ic + 1) if shape.ic % d == 0]
+    sizes = [d for d in divisors if d == 1 or shape.ic // d * shape.taps >= FEWEST_TERMS]
     enough = [d for d in sizes if d * others >= TASKS]
     return enough[0] if enough else sizes[-1]
 
@@ -103,11 +104,12 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
         apart += [_Axis(shape.kernel[-2], shape.dilation[-2] * line), _Axis(shape.kernel[-1], shape.dilation[-1])]
         return apart
 
-    trial = _tiles(axes_for(1, shape.ic), isa, types, shape.oc)
-    tile = min(
-        trial,
-        key=lambda t: _tile_cost(axes_for(1, shape.ic), t, shape.oc, types, min(height * width, rows_for(t.nv) * width)),
-    )
+    def cost(candidate: _Tile) -> float:
+        """Cycles for one position."""
+        positions = rows_for(candidate.nv) * width
+        return _tile_cost(axes_for(1, shape.ic), candidate, shape.oc, types, positions) / positions
+
+    tile = min(_tiles(axes_for(1, shape.ic), isa, types, shape.oc), key=cost)
     nr, mr = tile.nv * lanes, tile.mr
     co_tiles = ceil(shape.oc / nr)
     channel_blocks = _channel_blocks(shape, shape.groups * co_tiles)
@@ -145,11 +147,16 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
         before_terms.append((index, axis.stride))
 
     plane_strides = [prod(shape.in_shape[a + 1 :]) for a in outer]
-    z_of = [_split("z", shape.out_shape[:-2], a) for a in outer]
+    block_parts = [Part("z", "z", prod(shape.out_shape[:-2]), 1), Part("h0", "h0", height, rows)]
+    block_lines, block_at = decode(block_parts, "block")
+    z, h0 = block_at["z"], block_at["h0"]
+    z_of = ["0" if z == "0" else _split(z, shape.out_shape[:-2], a) for a in outer]
     k_of = [_split("kz", shape.kernel[:-2], a) if shape.kernel[a] > 1 else "0" for a in outer]
-    image_terms = [("n", shape.source_strides[0]), (group, shape.ic * shape.source_strides[1]), (c0, shape.source_strides[1])]
+    image_stride, channel_stride = shape.source_strides
+    image_terms = [("n", image_stride), (group, shape.ic * channel_stride), (c0, channel_stride)]
+    plane_terms = [(_term(z), shape.stride[a] * plane_strides[a]) for a, z in enumerate(z_of)]
     direct = affine(
-        [*image_terms, *((_term(z), shape.stride[a] * plane_strides[a]) for a, z in enumerate(z_of)), ("h0", stride_h * in_width)],
+        [*image_terms, *plane_terms, (h0, stride_h * in_width)],
         sum(-shape.pad[a] * prod(shape.in_shape[a + 1 :]) for a in range(len(shape.pad))),
         head=shape.source,
     )
@@ -174,13 +181,13 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
             "nv": tile.nv,
             "nr": nr,
             "offsets": _offsets(axes, tile),
-            "row": stride_h * (strip_width if strip else in_width),
+            "row_jump": stride_h * (strip_width if strip else in_width) - width * stride_w,
             "stride_w": stride_w,
             "width": width,
             "height": height,
             "rows": rows,
-            "row_blocks": ceil(height / rows),
-            "planes": prod(shape.out_shape[:-2]),
+            "blocks": prod(part.count for part in block_parts),
+            "block_lines": block_lines,
             "decode": lines,
             "tasks": chunks * tasks,
             "chunks": chunks,
@@ -190,10 +197,11 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
             "n1": n1,
             "region": region,
             "terms": terms,
+            "co_tail": shape.oc % nr != 0,
             "co": _valid(co0, shape.oc, nr),
             "dy_at": affine(
                 [("n", shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
-                 (co0, shape.target_strides[1]), ("z", height * width), ("h0", width)],
+                 (co0, shape.target_strides[1]), (z, height * width), (h0, width)],
                 head=shape.target,
             ),
             "dy_line": shape.target_strides[1],
@@ -208,9 +216,10 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
             "outer": [affine([(_term(z), shape.stride[a]), (_term(k), shape.dilation[a])], -shape.pad[a])
                       for a, (z, k) in enumerate(zip(z_of, k_of, strict=True))],
             "inside": "".join(f"z{a} >= 0 && z{a} < {shape.in_shape[a]} && " for a in outer),
-            "image": affine([*image_terms, ("ci", shape.source_strides[1]), *((f"z{a}", plane_strides[a]) for a in outer)],
-                            head=shape.source),
-            "first_y": affine([("h0", stride_h)], -shape.pad[-2]),
+            "image": affine(
+                [*image_terms, ("ci", channel_stride), *((f"z{a}", plane_strides[a]) for a in outer)], head=shape.source
+            ),
+            "first_y": affine([(h0, stride_h)], -shape.pad[-2]),
             "margin": shape.pad[-1],
             "copied": max(0, min(in_width, strip_width - shape.pad[-1])),
             "x_at": "strip" if strip else direct,

@@ -1,4 +1,4 @@
-"""Compiles generated contractions into one library and runs them on NumPy arrays with guard zones around the outputs."""
+"""Compiles generated contractions into one library and runs them on NumPy arrays."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lossc.codegen.contraction import Code
 from lossc.resources import runtime_dir
 from lossc.targets import Isa
 
-WARNINGS = "-std=c11 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror".split()
-SPEED = "-O3 -fno-math-errno -fno-trapping-math -ffp-contract=off".split()
+WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
+SPEED = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 GUARD = 64  # elements before and after every output
 REAL = {"f32": np.float32, "f64": np.float64}
 

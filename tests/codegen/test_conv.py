@@ -75,15 +75,18 @@ def conv(name, direction, n, groups, ci, co, size, kernel, stride, pad, dilation
     assert min(shape) > 0
     strides = {"x_strides": (ci * prod(size), prod(size)), "y_strides": (co * prod(shape), prod(shape))} | more
     return ConvSpec(
-        name, f"{direction} {ci}->{co} k{kernel} {size}->{shape}", "src", "weights", "dst", direction, n, groups, ci, co,
-        tuple(size), shape, tuple(kernel), tuple(stride), tuple(pad), tuple(dilation), **strides,
+        name, f"{direction} {ci}->{co} k{kernel} {size}->{shape}", "src", "weights", "dst", direction,
+        n, groups, ci, co, tuple(size), shape, tuple(kernel), tuple(stride), tuple(pad), tuple(dilation), **strides,
     )  # fmt: skip
 
 
 def random_spec(rng: random.Random, index: int, dtype: str) -> ConvSpec:
+    axes = rng.choice([1, 2, 2, 2, 2, 3, 4])
+
+    def pick(*values: int) -> tuple[int, ...]:
+        return tuple(rng.choice(values) for _ in range(axes))
+
     while True:
-        axes = rng.choice([1, 2, 2, 2, 2, 3, 4])
-        pick = lambda *values: tuple(rng.choice(values) for _ in range(axes))  # noqa: E731
         size = tuple(rng.randint(1, {1: 90, 2: 21, 3: 7, 4: 4}[axes]) for _ in range(axes))
         kernel, stride = pick(1, 1, 2, 3, 3, 5), pick(1, 1, 1, 2, 3)
         pad, dilation = pick(0, 0, 1, 2, 4), pick(1, 1, 1, 2)
@@ -93,7 +96,8 @@ def random_spec(rng: random.Random, index: int, dtype: str) -> ConvSpec:
             break
     groups = rng.choice([1, 1, 1, 2, 3])
     ci, co = groups * rng.choice([1, 2, 3, 7, 20, 33]), groups * rng.choice([1, 2, 5, 16, 17, 35])
-    spec = conv(f"conv{index}", rng.choice(DIRECTIONS), rng.randint(1, 5), groups, ci, co, size, kernel, stride, pad, dilation)
+    way, images = rng.choice(DIRECTIONS), rng.randint(1, 5)
+    spec = conv(f"conv{index}", way, images, groups, ci, co, size, kernel, stride, pad, dilation)
     if rng.random() < 0.3:
         x, y = prod(spec.in_shape) + 3, prod(spec.out_shape) + 2
         spec = replace(spec, x_strides=(spec.ci * x + 5, x), y_strides=(spec.co * y + 1, y))
@@ -220,7 +224,8 @@ def test_the_same_spec_gives_the_same_text(isa):
 
 
 def test_parameters_come_in_the_order_of_the_documentation():
-    for way, names in {"forward": "src weights dst", "bwd_data": "dst weights src", "bwd_weights": "src dst weights"}.items():
+    orders = {"forward": "src weights dst", "bwd_data": "dst weights src", "bwd_weights": "src dst weights"}
+    for way, names in orders.items():
         code = conv_code(conv("f", way, 1, 1, 2, 3, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1)), AVX512, "f32")
         assert [param.split("restrict ")[1] for param in code.params] == names.split()
 
