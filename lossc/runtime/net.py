@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,13 @@ from lossc.runtime.weights import match_weights
 
 if TYPE_CHECKING:
     import networkx as nx
+
+
+class Layer(NamedTuple):
+    """A layer's type and its parameters."""
+
+    type: str
+    blobs: list[Blob]
 
 
 class Net:
@@ -102,9 +109,9 @@ class Net:
         return self._source.param
 
     @property
-    def layer_types(self) -> dict[str, str]:
-        """The type of each layer, in the order of the net."""
-        return {layer["name"]: layer["type"] for layer in self.manifest["layers"]}
+    def layer_dict(self) -> dict[str, Layer]:
+        """The layers by name, in the order of the net."""
+        return {e["name"]: Layer(e["type"], self.params.get(e["name"], [])) for e in self.manifest["layers"]}
 
     @cached_property
     def _compiled(self) -> Compiled:

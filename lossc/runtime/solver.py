@@ -64,6 +64,8 @@ class Solver:
         self._smoothed = Smoothed(param.average_loss, native.dtype)
         self._request: str | None = None
         self._callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
+        if param.debug_info:
+            self._log("lossc", 'debug_info has no effect: compiled nets do not print each blob; keep="all" shows them')
         for paths in param.weights:
             for path in filter(None, (each.strip() for each in paths.split(","))):
                 self.load_weights(path)

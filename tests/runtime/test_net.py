@@ -82,7 +82,7 @@ def test_blobs_and_names_are_pycaffes(mlp: Path) -> None:
     }
     assert net.blobs["data"].shape == (4, 3) and net.blobs["data"].count == 12
     assert (net.blobs["data"].num, net.blobs["data"].channels, net.blobs["data"].width) == (4, 3, 1)
-    assert net.layer_types["relu1"] == "ReLU" and net.blob_loss_weights == {"loss": 1.0}
+    assert net.layer_dict["relu1"].type == "ReLU" and net.blob_loss_weights == {"loss": 1.0}
 
 
 def test_what_was_not_kept_names_the_fix(mlp: Path) -> None:
