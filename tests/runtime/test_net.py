@@ -94,8 +94,8 @@ def test_what_was_not_kept_names_the_fix(mlp: Path) -> None:
     kept.forward(data=X, label=LABELS)
     w, b = (blob.data for blob in kept.params["ip1"])
     np.testing.assert_allclose(kept.blobs["ip1"].data, np.maximum(X @ w.T + b, 0), rtol=1e-6)
-    with pytest.raises(UsageError, match='did you mean "ip1"'):
-        lossc.Net(mlp, lossc.TRAIN, keep=["ip"])
+    with pytest.raises(UsageError, match='did you mean "label"'):
+        lossc.Net(mlp, lossc.TRAIN, keep=["lable"])
 
 
 def test_gradient_that_does_not_exist_reads_as_zeros(mlp: Path) -> None:
