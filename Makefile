@@ -15,8 +15,9 @@ lint: $(VENV)/.dev  ## ruff, mypy and the import rules
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/.run  ## times the demo's net
-	$(VENV)/bin/lossc time -model examples/fashion_mnist/lenet_train_test.prototxt
+bench: $(VENV)/.run  ## times LeNet (beside PyTorch, where that is installed) and the compiler itself
+	$(VENV)/bin/python tests/bench/bench_train.py
+	$(VENV)/bin/python tests/bench/bench_startup.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 from os.path import basename
 
 from lossc.codegen.cexpr import Style
@@ -192,6 +193,11 @@ class KernelWriter:
         if kernel.mask is not None:
             operands["mask"] = kernel.mask
         params, pointers, strides = self._bind(operands)
+        mask_kind: Literal["none", "index", "byte"] = "none"
+        if kernel.mask is not None:
+            mask_kind = "index" if self.graph.blobs[kernel.mask.blob].dtype == "real" else "byte"
+        if mask_kind == "byte":
+            pointers[params["mask"]] = f"(unsigned char *)({pointers[params['mask']]})"
         g = kernel.geometry
         spec = PoolSpec(
             name=name,
@@ -208,7 +214,7 @@ class KernelWriter:
             x=params["x"],
             y=params["y"],
             mask=params.get("mask"),
-            mask_kind="none" if kernel.mask is None else "index",
+            mask_kind=mask_kind,
             x_strides=self._image_strides(kernel.x, strides["x"]),
             y_strides=self._image_strides(kernel.y, strides["y"]),
             alpha=literal(kernel.alpha.value(self.dtype), self.dtype),

@@ -46,13 +46,13 @@ def plan_memory(graph: Graph) -> MemoryPlan:
     for name in persistent:
         if name not in params and name not in offsets:
             offsets[name] = at
-            at += aligned(graph.blobs[name].size)
+            at += _reals(graph, name)
     base = at
     temporaries = sorted(births, key=lambda n: (-graph.blobs[n].size, births[n], n))
     placed: list[tuple[int, int, str]] = []
     peak = 0
     for name in temporaries:
-        size = aligned(graph.blobs[name].size)
+        size = _reals(graph, name)
         busy = sorted(
             (start, stop) for start, stop, other in placed
             if births[other] <= deaths[name] and births[name] <= deaths[other]
@@ -66,6 +66,12 @@ def plan_memory(graph: Graph) -> MemoryPlan:
         offsets[name] = base + spot
         peak = max(peak, spot + size)
     return MemoryPlan(offsets, base + peak, params, param_size, base + _bound(graph, births, deaths))
+
+
+def _reals(graph: Graph, name: str) -> int:
+    """The room that a blob takes in the arena: four bytes in a real at least."""
+    blob = graph.blobs[name]
+    return aligned(blob.size if blob.dtype == "real" else -(-blob.size // 4))
 
 
 def _lives(graph: Graph) -> tuple[list[str], dict[str, int], dict[str, int]]:
@@ -88,7 +94,7 @@ def _bound(graph: Graph, births: dict[str, int], deaths: dict[str, int]) -> int:
     """The most that is alive at once: no arena can be smaller."""
     change: dict[int, int] = {}
     for name, start in births.items():
-        size = aligned(graph.blobs[name].size)
+        size = _reals(graph, name)
         change[start] = change.get(start, 0) + size
         change[deaths[name] + 1] = change.get(deaths[name] + 1, 0) - size
     most = now = 0

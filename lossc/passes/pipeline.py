@@ -12,6 +12,7 @@ from lossc.passes.fold import FoldAccumulate, FoldLossWeight, SinkAlpha
 from lossc.passes.fuse import FuseEpilogues, FuseMaps
 from lossc.passes.join import JoinLoss
 from lossc.passes.lower import InferShapes, LowerForward, ResolveInPlace
+from lossc.passes.narrow import NarrowMasks
 from lossc.passes.prune import PruneGradients, PruneZeroLoss
 from lossc.passes.schedule import PlanMemory, Schedule
 
@@ -32,6 +33,7 @@ OPTIMISE: tuple[Pass, ...] = (
     FuseMaps(),
     FuseEpilogues(),
     ElideCopies(),
+    NarrowMasks(),
 )
 PLACE: tuple[Pass, ...] = (
     Schedule(),
