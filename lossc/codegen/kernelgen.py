@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 from os.path import basename
+from typing import Literal
 
 from lossc.codegen.cexpr import Style
 from lossc.codegen.contraction import Code as ContractionCode
