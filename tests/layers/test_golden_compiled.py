@@ -20,9 +20,9 @@ if LARGE:
 NETS = [f for f in find_cases(Path(LARGE) / "nets") if (f / "case.npz").exists()] if LARGE else []
 
 
-@pytest.mark.parametrize("keep", ["all", ""], ids=["all", "default"])
+@pytest.mark.parametrize("keep", ["all", ()], ids=["all", "default"])
 @pytest.mark.parametrize("folder", FOLDERS.values(), ids=lambda f: f.name)
-def test_generated_code_agrees(folder: Path, keep: str) -> None:
+def test_generated_code_agrees(folder: Path, keep: str | tuple[str, ...]) -> None:
     case = load_case(folder)
     if case.unknown_types:
         pytest.skip("not built in: " + ", ".join(case.unknown_types))
@@ -30,9 +30,9 @@ def test_generated_code_agrees(folder: Path, keep: str) -> None:
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("keep", ["all", ""], ids=["all", "default"])
+@pytest.mark.parametrize("keep", ["all", ()], ids=["all", "default"])
 @pytest.mark.parametrize("folder", NETS or [None], ids=lambda f: f.name if f else "none")
-def test_nets_agree(folder: Path | None, keep: str) -> None:
+def test_nets_agree(folder: Path | None, keep: str | tuple[str, ...]) -> None:
     if folder is None:
         pytest.skip("LOSSC_GOLDEN does not name the folder of golden cases")
     types = {layer for layer in _types(folder)}
