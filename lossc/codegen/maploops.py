@@ -26,11 +26,11 @@ class LoopWriter(ValueWriter):
     def _loops(self, body: list[str | Block]) -> None:
         """All stages of one row (or one vector of rows): loops over the inner dimensions, then what a row yields."""
         last = max((self._stages[s.value] for s in self.plan.stores), default=0)
-        self.spill_ready = set()
+        self.spill_ready, self.spill_stored = set(), set()
         self._plan_spills(body, last)
         for stage in range(last + 1):
             reduces = [e for e in self._row_reduces() if self._stages[e] == stage + 1]
-            stores = [s for s in self.plan.stores if self._in_loop(s.value) and self._stages[s.value] == stage]
+            stores = [s for s in self.plan.stores if self._fills_row(s) and self._stages[s.value] == stage]
             stores = [s for s in stores if not self._depends[s.value]]
             totals = [r for r in self.plan.totals if self._in_loop(r.arg) and self._stages[r.arg] == stage]
             if reduces or stores or totals:
@@ -38,11 +38,15 @@ class LoopWriter(ValueWriter):
         self.loop = self.block
         for s in self.plan.stores:
             row_value = s.access.dims or self._of_row[s.value]
-            if not self._in_loop(s.value) and not self._depends[s.value] and row_value:
+            if not self._fills_row(s) and not self._depends[s.value] and row_value:
                 self._store(s, body)
         for r in self.plan.totals:
             if not self._in_loop(r.arg):
                 self._accumulate_total(r, body)
+
+    def _fills_row(self, s: Store) -> bool:
+        """Whether it writes each point of a row, be the value the same for all of them."""
+        return bool(set(s.access.dims) & set(self.plan.inner))
 
     def _in_loop(self, e: Expr) -> bool:
         return bool(e.varies & set(self.plan.inner))
@@ -60,19 +64,41 @@ class LoopWriter(ValueWriter):
         size = points(self.plan.inner) * (self.lanes if self.plan.vector_in_rows else 1)
         if last == 0 or size > SPILL_REALS:
             return
-        uses: dict[Expr, set[int]] = {}
-        roots = [r.arg for r in (*self._row_reduces(), *self.plan.totals)] + [s.value for s in self.plan.stores]
-        for root in roots:
-            for e in _point_nodes(root, self._in_loop):
-                uses.setdefault(e, set()).add(self._stages[root])
-        for e, stages in uses.items():
-            if len(stages) > 1 and isinstance(e, Op) and e.name in EXPENSIVE and self._form_vector(e):
-                name = self.names.fresh("kept")
-                length = f"{size} + {self.style.lanes}"
-                if self.plan.vector_in_rows:
-                    length = f"{points(self.plan.inner)} * {self.style.lanes}"
-                body.append(f"{self.style.real} {name}[{length}];")
-                self.spilled[e] = name
+        for e in self._worth_keeping(last):
+            name = self.names.fresh("kept")
+            length = f"{size} + {self.style.lanes}"
+            if self.plan.vector_in_rows:
+                length = f"{points(self.plan.inner)} * {self.style.lanes}"
+            body.append(f"{self.style.real} {name}[{length}];")
+            self.spilled[e] = name
+
+    def _worth_keeping(self, last: int) -> list[Expr]:
+        """Expensive values that one loop over the row computes and a later one needs, outside of another kept value."""
+        roots = [r.arg for r in (*self._row_reduces(), *self.plan.totals)]
+        roots += [s.value for s in self.plan.stores if not self._depends[s.value]]
+        nodes = dict.fromkeys(e for root in roots for e in walk(root))
+        kept = [e for e in nodes if isinstance(e, Op) and e.name in EXPENSIVE and self._form_vector(e)]
+        while True:
+            ready: set[Expr] = set()
+            loaded: set[Expr] = set()
+            for stage in range(last + 1):
+                seen = self._evaluated([r for r in roots if self._stages[r] == stage], ready)
+                loaded |= seen & ready
+                ready |= seen & set(kept)
+            if len(loaded) == len(kept):
+                return [e for e in kept if self._in_loop(e)]
+            kept = [e for e in kept if e in loaded]
+
+    def _evaluated(self, roots: list[Expr], ready: set[Expr]) -> set[Expr]:
+        """What a loop over the row touches: from the roots down to what is ready, or known for the whole row."""
+        out: set[Expr] = set()
+        stack = list(roots)
+        while stack:
+            e = stack.pop()
+            if self._in_loop(e) and e not in out:
+                out.add(e)
+                stack.extend(() if e in ready else e.children())
+        return out
 
     def _stage(
         self,
@@ -96,7 +122,7 @@ class LoopWriter(ValueWriter):
         self._nest(nest, list(self.plan.inner), lambda lines: self._point(lines, reduces, accs, stores, totals))
         body += nest
         self.block.lines = here
-        self.spill_ready |= {e for e in self.spilled if self._stages[e] <= stage}
+        self.spill_ready |= self.spill_stored
         for r in reduces:
             name = accs[r]
             if self._form_vector(r.arg) and not self._form_vector(r):
@@ -185,15 +211,3 @@ class LoopWriter(ValueWriter):
             lines.append(f"{acc} = {v}_fma({x}, {y}, {acc});")
         else:
             lines.append(f"{acc} = {v}_{_COMBINE[r.kind]}({acc}, {self.vector(a)});")
-
-
-def _point_nodes(root: Expr, in_loop: Callable[[Expr], bool]) -> list[Expr]:
-    """The nodes that a loop over the inner dimensions evaluates for ``root``: down to what is known per row."""
-    out: dict[Expr, None] = {}
-    stack = [root]
-    while stack:
-        e = stack.pop()
-        if in_loop(e) and e not in out:
-            out[e] = None
-            stack.extend(e.children())
-    return list(out)

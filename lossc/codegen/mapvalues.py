@@ -32,7 +32,7 @@ class Scope:
 
 
 class ValueWriter:
-    """Writes values of one planned map into the open scopes. ``pointer`` names the parameter of a memory owner's blob."""
+    """Writes values of one planned map into open scopes. ``pointer`` names the parameter of a memory owner's blob."""
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class ValueWriter:
         self.final: dict[Expr, str] = {}
         self.spilled: dict[Expr, str] = {}
         self.spill_ready: set[Expr] = set()
+        self.spill_stored: set[Expr] = set()
         self.stage = 0
         self._stages: dict[Expr, int] = {}
         self._depends: dict[Expr, bool] = {}
@@ -126,6 +127,7 @@ class ValueWriter:
             name = self._declare(scope, e, self._vector_text(e), _wish(e, self.label))
             if e in self.spilled:
                 scope.lines.append(f"{self.style.v}_store({self._spill_address(e)}, {name});")
+                self.spill_stored.add(e)
         else:
             name = self._declare(scope, e, self._scalar_text(e), _wish(e, self.label))
         scope.known[e] = name
