@@ -85,7 +85,7 @@ def _gemm_of_constant(kernel: Gemm, name: str, constant: Scalar) -> Map | None:
 
 @dataclass(frozen=True)
 class FoldAccumulate:
-    """The first addition into a zeroed diff -> a plain store; the zero fill dies where that covers the blob."""
+    """The first addition into a filled diff -> a plain store; the fill dies where that covers the blob."""
 
     name: str = "fold-accumulate"
 
@@ -95,7 +95,32 @@ class FoldAccumulate:
             fill = _zero_fill(graph, node)
             if fill is not None:
                 changed |= self._fold(graph, node, fill)
+        for node in graph.section("backward"):
+            changed |= self._join_constant(graph, node)
         return changed
+
+    def _join_constant(self, graph: Graph, fill: Node) -> bool:
+        """A constant to which a map then adds everywhere (the seed of a hidden top) -> a term of that map."""
+        kernel = fill.kernel
+        if not isinstance(kernel, Map) or len(kernel.stores) != 1 or kernel.accumulates:
+            return False
+        access, constant = kernel.stores[0].access, kernel.stores[0].value
+        family = set(graph.family(access.blob))
+        if not isinstance(constant, Const) or not covers(graph, access) or len(family) > 1:
+            return False
+        later = graph.nodes[graph.position()[fill.id] + 1 :]
+        first = next((n for n in later if family & {*n.kernel.reads(), *n.kernel.writes()}), None)
+        target = _sole_addition(graph, first, family) if first is not None else None
+        if first is None or not isinstance(first.kernel, Map) or not isinstance(target, Access):
+            return False
+        if first.section != fill.section or not covers(graph, target):
+            return False
+        stores = (
+            Store(s.access, s.value + constant) if s.access == target else s for s in first.kernel.stores
+        )
+        graph.replace(first, make_map(stores))
+        graph.remove(fill)
+        return True
 
     def _fold(self, graph: Graph, fill: Node, name: str) -> bool:
         family = set(graph.family(name))
