@@ -63,7 +63,7 @@ class Net:
             raise UsageError(f"threads is {threads}", fix="give 1 or more, or None for one per core")
         self._source = file
         self._feed = Feed(file, data, seed)
-        kept = keep if keep == "all" else (keep,) if isinstance(keep, str) else tuple(keep)
+        kept = keep if keep == "all" else (keep,) if isinstance(keep, str) and keep else tuple(keep)
         self.request = Request(file, kept, target, dtype, solver, self._feed.shapes)
         self.native = Native(build(self.request), threads or 0, seed)
         manifest = self.native.manifest

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lossc.frontend import read_net_text
 from lossc.frontend.caffe_pb2 import TEST, TRAIN
 from lossc.runtime.net import Net
 from lossc.testing.golden import Case, Outcome
+from lossc.testing.gradient import GradientReport, check_gradients
 
 PHASES = {"TRAIN": TRAIN, "TEST": TEST}
 
@@ -134,3 +136,55 @@ def _stored(net: Net, name: str) -> np.ndarray | None:
     if kind == "diff" and place.get("diff"):
         return net.blobs[rest].diff
     return None
+
+
+class CompiledNet:
+    """A float64 build of a net for gradient checks: the same templates, passes and kernels as in float32.
+
+    Arrays: the inputs that have a gradient, by name, and the parameters that learn, as ``LAYER/INDEX``.
+    """
+
+    def __init__(self, net: Net, inputs: Mapping[str, Any], *, seed: int = 0) -> None:
+        self.net = net
+        rng = np.random.default_rng(seed)
+        self.arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]
+        self.arrays = arrays = {}
+        for name in net.inputs:
+            blob = net.blobs[name]
+            blob.data[...] = inputs[name] if name in inputs else rng.standard_normal(blob.shape)
+            if net.manifest["blobs"][name]["diff"]:
+                arrays[name] = blob.data, blob.diff
+        for entry in net.manifest["params"]:
+            blob = net.params[entry["layer"]][entry["index"]]
+            blob.data[...] = rng.standard_normal(blob.shape)
+            if entry["lr_mult"] != 0:
+                arrays[f"{entry['layer']}/{entry['index']}"] = blob.data, blob.diff
+
+    def forward(self) -> float:
+        self.net.native.passes = 0  # the counter of random numbers: dropout repeats
+        self.net.forward()
+        return self.net.loss
+
+    def backward(self) -> None:
+        self.net.clear_param_diffs()
+        self.net.backward()
+
+
+def check_compiled_gradients(
+    prototxt: str,
+    *,
+    phase: str = "TRAIN",
+    inputs: Mapping[str, Any] | None = None,
+    step: float = 1e-5,
+    tolerance: float = 1e-6,
+    samples: int = 200,
+    seed: int = 0,
+) -> GradientReport:
+    """Gradient check of generated code, in float64, of a net given as prototxt text.
+
+    ``inputs`` gives the values of some inputs (labels must be given). With ``force_backward: true`` in the net its inputs
+    are checked too. Raises what reading and compiling a net raise.
+    """
+    net = Net(read_net_text(prototxt, phase=phase), PHASES[phase], dtype="float64", threads=1)
+    checked = CompiledNet(net, inputs or {}, seed=seed)
+    return check_gradients(checked, step=step, tolerance=tolerance, samples=samples, seed=seed)
