@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lossc.ir import Access, Blob, Conv, Graph, Node, Pool, Ref, View
 from lossc.ir.kernels import is_copy
-from lossc.passes.analysis import covers
+from lossc.passes.analysis import covers, overlap
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def _source_into(graph: Graph, node: Node, into: Access, source: Access) -> bool
     family = graph.family(into.blob)
     for b in family:
         for w in graph.writers(b):
-            if w.id != node.id and (is_copy(w.kernel) is None or _clash(graph, w, into)):
+            if w.id != node.id and any(o.blob == b and overlap(graph, o, into) for o in w.kernel.outputs()):
                 return False
     first = min((at[w.id] for w in graph.writers(source.blob)), default=0)
     for b in family:  # nobody reads that memory for another purpose while the source is alive before the copy
@@ -64,12 +64,6 @@ def _window_on(graph: Graph, node: Node, into: Access, source: Access) -> bool:
         return False
     region = _view(graph, into.blob, into, source)
     return region is not None and _adopt(graph, node, into.blob, region, f"a window on {source.blob}")
-
-
-def _clash(graph: Graph, other: Node, into: Access) -> bool:
-    """Whether another copy writes the very same place; concat's copies have places of their own."""
-    pair = is_copy(other.kernel)
-    return pair is None or (pair[0].blob == into.blob and pair[0].offset == into.offset)
 
 
 def _view(graph: Graph, name: str, mine: Access, other: Access) -> View | None:

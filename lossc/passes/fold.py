@@ -7,7 +7,7 @@ from typing import Any
 
 from lossc.ir import Access, Conv, Gemm, Graph, Map, Node, Ref, Scalar, Store, make_map
 from lossc.ir.expr import Const, Expr, Load, Op, rewrite, tighten, total
-from lossc.passes.analysis import covers, is_private, writes_between
+from lossc.passes.analysis import covers, is_private, overlap, pairs, writes_between
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class FoldAccumulate:
         size = graph.blobs[name].size
         for node in touching:
             target = _sole_addition(graph, node, family)
-            if target is None or any(_overlap(graph, target, other) for _, other in done):
+            if target is None or any(overlap(graph, target, other) for _, other in done):
                 break
             done.append((node, target))
             claimed += _count(target)
@@ -167,34 +167,11 @@ def _sole_addition(graph: Graph, node: Node, family: set[str]) -> Ref | Access |
     return None if reads else outs[0]
 
 
-def _pairs(operand: Ref | Access) -> list[tuple[int, int]]:
-    if isinstance(operand, Access):
-        return [(d.extent, s) for d, s in operand.strides]
-    return list(zip(operand.shape, operand.strides, strict=True))
-
-
 def _count(operand: Ref | Access) -> int:
     n = 1
-    for extent, _ in _pairs(operand):
+    for extent, _ in pairs(operand):
         n *= extent
     return n
-
-
-def _overlap(graph: Graph, a: Ref | Access, b: Ref | Access) -> bool:
-    """Whether two windows on the same memory may share an element. Exact for windows that differ along one axis."""
-    (_, ao, ast), (_, bo, bst) = (graph.resolve(x.blob, x.offset, _pairs(x)) for x in (a, b))
-    ap = sorted((s, e) for (e, _), s in zip(_pairs(a), ast, strict=True) if e > 1)
-    bp = sorted((s, e) for (e, _), s in zip(_pairs(b), bst, strict=True) if e > 1)
-    apart = abs(ao - bo)
-    low = ap if ao < bo else bp
-    strides = sorted({s for s, _ in (*ap, *bp)})
-    for k, stride in enumerate(strides):
-        above = strides[k + 1] if k + 1 < len(strides) else None
-        reach = sum((e - 1) * s for s, e in low if s <= stride) + 1
-        other = sum((e - 1) * s for s, e in (bp if low is ap else ap) if s <= stride) + 1
-        if reach <= apart and (above is None or apart + other <= above):
-            return False
-    return True
 
 
 def _plain(kernel: Any, family: set[str]) -> Any:
