@@ -14,7 +14,7 @@ LINE = 120
 CACHE_LINE = 64
 PAGE = 4096
 L2_BYTES = 512 << 10  # what any CPU of the last ten years has, or nearly
-PANEL_BYTES = 28 << 10  # of b, which stay in the L1 cache while all rows of a pass by: bounds the depth of a block
+PANEL_BYTES = 32 << 10  # of b, which stay in the L1 cache while all rows of a pass by: bounds the depth of a block
 
 
 class Isa(Protocol):
@@ -98,6 +98,8 @@ class Micro:
     out_row: int
     add: bool = False
     masked: bool = False
+    b_column: int = 0  # of a dot tile, like depth
+    depth: int = 0
 
     def head(self, types: Types) -> str:
         """The function's head; out gets `depth` terms a sum, of `columns` valid columns where that can vary."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from lossc.codegen.contraction import (
+    L2_BYTES,
+    PAGE,
     PANEL_BYTES,
     Code,
     Epilogue,
@@ -20,7 +22,9 @@ from lossc.codegen.contraction import (
     crowded,
     finish,
     parameters,
+    round_up,
     signature,
+    tile_cycles,
     tiles,
     tiling_cost,
     types_of,
@@ -30,6 +34,10 @@ from lossc.codegen.names import comment
 
 PACK_CONTIGUOUS, PACK_STRIDED, CROSSED_STORE = 0.25, 0.6, 0.8  # cycles an element, measured on Ice Lake
 SUMS_BYTES = 128 << 10  # of unfinished sums, which stay in the L2 cache
+LARGE_OUTPUT = 8 << 20  # bytes of C
+FAR_STEP = 0.5  # cycles an element of a large matrix that is read across its rows
+LANES_SUM = 10  # cycles to add up the lanes of a vector
+FEW = 32  # rows or columns for which scalar products are considered
 PACK_ROWS = 64  # of a panel are packed at a time by one thread
 BLOCK_COLUMNS_BYTES = 8 << 20  # of a packed block of b, shared by all threads in the last-level cache
 
@@ -100,6 +108,7 @@ class _Plan:
     pack_a: bool
     pack_b: bool
     cost: float
+    dot: bool = False  # nv columns, vectors along k
 
 
 def _plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
@@ -110,20 +119,36 @@ def _plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
     row_tiles, panels = ceil(side.rows / mr), ceil(vectors / nv)
     elements_a, elements_b = side.rows * side.k, side.k * side.columns
     pack_b = side.b_column != 1 or row_tiles > 4
-    unfriendly = crowded(mr, side.a_row, types.size) if side.a_k == 1 else side.a_row != 1
+    far = side.a_row != 1 or side.a_k * types.size >= PAGE
+    unfriendly = crowded(mr, side.a_row, types.size) if side.a_k == 1 else far
     pack_a = panels >= 4 and unfriendly
     cost = blocks * tiling_cost(side.rows, vectors, block_k, mr, nv)
     if pack_b:
         cost += elements_b * (PACK_CONTIGUOUS if side.b_column == 1 else PACK_STRIDED)
     if pack_a:
         cost += elements_a * (PACK_CONTIGUOUS if side.a_row == 1 else PACK_STRIDED)
+    if not pack_a and side.a_k != 1 and elements_a * types.size > L2_BYTES:
+        cost += elements_a * FAR_STEP
     if side.crossed:
         cost += side.rows * side.columns * CROSSED_STORE
     return _Plan(side, mr, nv, block_k, pack_a, pack_b, cost)
 
 
+def _dot_plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
+    """The product by scalar products, for few rows or columns: nothing is packed, but every sum is added up."""
+    steps = ceil(side.k / types.lanes)
+    cost = ceil(side.rows / mr) * ceil(side.columns / nv) * (steps * tile_cycles(mr, nv) + mr * nv * LANES_SUM + 20)
+    if side.crossed:
+        cost += side.rows * side.columns * CROSSED_STORE
+    return _Plan(side, mr, nv, side.k, False, False, cost, dot=True)
+
+
 def _best_plan(spec: GemmSpec, isa: Isa, types: Types) -> _Plan:
-    plans = (_plan(side, types, *tile) for side in _sides(spec) for tile in tiles(isa, types, side.rows))
+    plans = [_plan(side, types, *tile) for side in _sides(spec) for tile in tiles(isa, types, side.rows)]
+    if spec.a_strides[1] == 1 and spec.b_strides[0] == 1 and min(spec.m, spec.n) <= FEW:
+        for side in _sides(spec):
+            small = [(mr, nv) for mr, nv in tiles(isa, types, side.rows) if nv <= side.columns]
+            plans += [_dot_plan(side, types, *tile) for tile in small]
     return min(plans, key=lambda plan: plan.cost)
 
 
@@ -140,7 +165,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
     """
     types = types_of(isa, dtype)
     plan = _best_plan(spec, isa, types)
-    side, mr, nr = plan.side, plan.mr, plan.nv * types.lanes
+    side, mr, nr = plan.side, plan.mr, plan.nv * (1 if plan.dot else types.lanes)
     row_tiles, panels = ceil(side.rows / mr), ceil(side.columns / nr)
     blocked = plan.block_k < side.k
     block_panels = min(panels, max(1, BLOCK_COLUMNS_BYTES // (side.k * nr * types.size)))
@@ -148,13 +173,18 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
     row_blocks = ceil(row_tiles / block_tiles)
     block_tiles = ceil(row_tiles / row_blocks)
 
+    group = 1  # of panels that a row tile meets in turn: where C is large, so that its rows are written in long runs
+    if not blocked and block_panels == panels and side.rows * side.columns * types.size > LARGE_OUTPUT:
+        group = max(1, min(panels, L2_BYTES // 4 // (side.k * nr * types.size)))
+        group = ceil(panels / ceil(panels / group))
     a_packed = types.aligned(row_tiles * mr * side.k) if plan.pack_a else 0
     b_packed = block_panels * nr * side.k if plan.pack_b else 0
-    masked = not plan.pack_b and side.columns % nr != 0
+    masked = not plan.pack_b and not plan.dot and side.columns % nr != 0
     micro = Micro(
         name=f"{spec.name}_tile", what=f"a: {side.a}, b: {side.b}.", mr=mr, nv=plan.nv, nr=nr,
         a_row=1 if plan.pack_a else side.a_row, a_k=mr if plan.pack_a else side.a_k,
         b_k=nr if plan.pack_b else side.b_k, out_row=nr, add=blocked, masked=masked,
+        b_column=side.b_column, depth=side.k,
     )  # fmt: skip
     sums = block_tiles * mr * nr if blocked else 0
     transposes = side.crossed or (plan.pack_a and side.a_row != 1) or (plan.pack_b and side.b_column != 1)
@@ -162,8 +192,8 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
 
     i_stride, j_stride = spec.c_strides
     contiguous = 1 in spec.c_strides
-    vector_length = mr if side.crossed else side.columns
-    masked_store = side.crossed or vector_length % types.lanes != 0
+    masked_store = side.crossed or plan.dot or side.columns % types.lanes != 0
+    column0 = "column0" if plan.dot else "column"  # of the tile's sums
     arguments = ", m" if masked_store else ""
     kind = ("" if contiguous else "_strided") + ("_n" if masked_store else "")
     stride = "" if contiguous else f", {j_stride}"
@@ -182,6 +212,11 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
         g={
             "comment": comment(spec.comment),
             "signature": signature(spec.name, params, types, a_packed + b_packed, sums),
+            "dot": plan.dot,
+            "turned_at": f"{types.vec}_load_n(turned + ({side.column_variable} - {column0}) * {mr} + "
+            f"({side.row_variable} - row0), m)",
+            "sum_at": f"{types.vec}_load{'_n' if plan.dot else ''}(%s + ({side.row_variable} - row0) * {nr} + "
+            f"({side.column_variable} - {column0}){', m' if plan.dot else ''})",
             "a": side.a,
             "b": side.b,
             "k": side.k,
@@ -193,6 +228,9 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
             "row_blocks": row_blocks,
             "block_tiles": block_tiles,
             "panels": panels,
+            "group": group,
+            "grouped_panels": round_up(panels, group),
+            "c": spec.c,
             "column_blocks": block_panels < panels and plan.pack_b,
             "block_panels": block_panels,
             "row_tail": side.rows % mr != 0,
@@ -215,7 +253,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
             "a_tile": _terms(("packed_a", 1), ("row_tile", mr * side.k), ("p0", p0 * mr)) if plan.pack_a
             else _terms((side.a, 1), ("row0", side.a_row), ("p0", p0 * side.a_k)),
             "b_tile": _terms(("packed_b", 1), ("panel", nr * side.k), ("p0", p0 * nr)) if plan.pack_b
-            else _terms((side.b, 1), ("column", side.b_column), ("p0", p0 * side.b_k)),
+            else _terms((side.b, 1), (column0, side.b_column), ("p0", p0 * side.b_k)),
             "c_at": _terms((spec.c, 1), ("i", i_stride), ("j", j_stride)),
             "rv": side.row_variable,
             "cv": side.column_variable,
