@@ -182,8 +182,8 @@ def check_compiled_gradients(
 ) -> GradientReport:
     """Gradient check of generated code, in float64, of a net given as prototxt text.
 
-    ``inputs`` gives the values of some inputs (labels must be given). With ``force_backward: true`` in the net its inputs
-    are checked too. Raises what reading and compiling a net raise.
+    ``inputs`` gives the values of some inputs (labels must be given). With ``force_backward: true`` in the net its
+    inputs are checked too. Raises what reading and compiling a net raise.
     """
     net = Net(read_net_text(prototxt, phase=phase), PHASES[phase], dtype="float64", threads=1)
     checked = CompiledNet(net, inputs or {}, seed=seed)
