@@ -117,9 +117,7 @@ class BuildBackward:
                 except LosscError as error:
                     raise error.located(layer=call.name, file=graph.file, line=call.line) from None
         for label in graph.data_of:
-            if diff_name(label) in graph.blobs:
-                graph.diff_of[label] = diff_name(label)
-            else:
+            if graph.diff_of.get(label) not in graph.blobs:
                 graph.diff_of.pop(label, None)
         if graph.options.get("force_backward"):
             graph.observe(*(graph.diff_of[i] for i in graph.inputs if i in graph.diff_of))

@@ -21,6 +21,8 @@ class ResolveInPlace:
     name: str = "resolve-in-place"
 
     def run(self, graph: Graph) -> bool:
+        if graph.data_of:
+            return False
         now: dict[str, str] = {}
         read: set[str] = set()  # what a layer has read or a loss_weight rests on: it must not change any more
         changed = False
@@ -28,8 +30,8 @@ class ResolveInPlace:
             fresh_bottoms = [now[b] for b in call.bottoms]
             for k, top in enumerate(call.tops):
                 if top not in now:
-                    now[top] = top
-                    graph.diff_of[top] = top + ".diff"
+                    now[top] = call.tops[k] = _apart(top)
+                    graph.diff_of[top] = now[top] + ".diff"
                     continue
                 if now[top] in read:
                     raise GraphError(
@@ -51,6 +53,11 @@ class ResolveInPlace:
         labels = {name: label for label, name in now.items()}
         graph.outputs = [labels[t] for t in produced if t in labels and t not in consumed]
         return changed
+
+
+def _apart(name: str) -> str:
+    """A blob's name in the graph: its own, unless it looks like one that the compiler makes (ip.w, ip.diff, ip@relu)."""
+    return f"{name}@blob" if "." in name or "@" in name or name == "loss_total" else name
 
 
 @dataclass(frozen=True)
