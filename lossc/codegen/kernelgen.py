@@ -49,10 +49,12 @@ class Function:
 class KernelWriter:
     """Turns the graph's nodes into functions. ``address`` gives the C pointer of a memory owner plus an offset."""
 
-    def __init__(self, graph: Graph, isa: Isa, dtype: str, address: Callable[[str, int], str]) -> None:
+    def __init__(
+        self, graph: Graph, isa: Isa, dtype: str, address: Callable[[str, int], str], taken: frozenset[str]
+    ) -> None:
         self.graph, self.isa, self.dtype, self.address = graph, isa, dtype, address
         self.style = Style(dtype)
-        self.functions = Names()
+        self.functions = Names(taken)
 
     def write(self, node: Node) -> Function:
         name = self.functions.fresh(_function_name(node))
@@ -111,7 +113,7 @@ class KernelWriter:
 
     def _map(self, name: str, heading: str, kernel: Map) -> Function:
         plan = plan_map(self.graph, kernel)
-        names = Names(frozenset({"shared", "t", "row", "end", "begin", "stop"}))
+        names = Names(frozenset({"shared", "local", "t", "row", "end", "begin", "stop"}))
         params: dict[str, str] = {}
         for s in plan.stores:
             for a in (*accesses(s.value), s.access):

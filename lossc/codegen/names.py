@@ -43,7 +43,8 @@ class Names:
 def identifier(text: str) -> str:
     """``text`` as a C identifier: other characters become underscores; keywords and the headers' names are avoided."""
     name = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:60].rstrip("_")
-    if not name or name[0].isdigit() or name.lower() in _KEYWORDS or _PREFIX.match(name):
+    is_macro = len(name) > 1 and name.isupper()  # NULL, NAN, and whatever else a header may define
+    if not name or is_macro or name[0].isdigit() or name.lower() in _KEYWORDS or _PREFIX.match(name):
         name = "b_" + name
     return name.rstrip("_") if name != "b_" else "b_"
 

@@ -14,6 +14,15 @@ from lossc.ir.memory import ALIGN, MemoryPlan
 from lossc.targets import Isa
 
 FORMAT = 1
+#: Functions of net.c that no kernel's function may be named like: those with the net's prefix, and the others.
+INTERFACE = (
+    "create", "destroy", "forward", "backward", "forward_backward", "clear_param_diffs", "update", "rate", "error",
+    "param", "param_diff", "param_size",
+)  # fmt: skip
+INTERNAL = frozenset((
+    "run_init", "run_forward", "run_backward", "run_update", "learning_rate", "finish", "abi_memory", "abi_param",
+    "abi_share_param", "abi_get", "abi_set",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,9 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         used[root] = "AT_" + names.of(root)
         return f"m + {used[root]}{plus}"
 
-    writer = KernelWriter(graph, isa, dtype, address)
+    prefix = identifier(prefix or graph.name).lower()
+    taken = frozenset(f"{prefix}_{verb}" for verb in INTERFACE) | INTERNAL
+    writer = KernelWriter(graph, isa, dtype, address, taken)
     functions: list[Function] = []
     schedule: dict[str, list[dict[str, Any]]] = {"init": [], "forward": [], "backward": [], "update": []}
     for node in graph.nodes:
@@ -51,7 +62,6 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
     local = max((f.thread_scratch for f in functions), default=0)
     address("loss_total", 0)
     solver = graph.options.get("solver")
-    prefix = identifier(prefix or graph.name).lower()
     view = {
         "net": comment(graph.name),
         "file": comment(basename(graph.file)),  # not its folder: the same net gives the same C

@@ -56,7 +56,7 @@ class ResolveInPlace:
 
 
 def _apart(name: str) -> str:
-    """A blob's name in the graph: its own, unless it looks like one that the compiler makes (ip.w, ip.diff, ip@relu)."""
+    """A blob's name in the graph: its own, unless it looks like one the compiler makes (ip.w, ip.diff, ip@relu)."""
     return f"{name}@blob" if "." in name or "@" in name or name == "loss_total" else name
 
 

@@ -1,0 +1,205 @@
+/* activations, phase TRAIN, from net.prototxt: made by lossc for avx2. Parts: the net's functions, layer by layer;
+ * the schedule, which calls them; the interface of activations.h. Every function is run by all threads of one team.
+ */
+#define _DEFAULT_SOURCE    /* for madvise: huge pages */
+#include "net.h"
+#include "kernels.h"
+#include "abi.h"
+
+_Static_assert(VF32_LANES == 8, "generated for avx2: compile it for that instruction set");
+
+#define LOSSC_API __attribute__((visibility("default")))
+#define SIZE 128          /* reals: gradients of parameters, inputs, whatever is kept, then the shared arena */
+#define PARAM_SIZE 1
+#define SHARED_SIZE 0
+#define LOCAL_SIZE 0
+#define AT_x 0    /* x [4, 6] */
+#define AT_r 80    /* r [4, 6] */
+#define AT_loss_total 112    /* loss_total [] */
+
+struct lossc_net {
+    float *mem;                  /* SIZE reals */
+    float *own_params;           /* PARAM_SIZE reals */
+    float *param[1];    /* where each parameter is: own_params, or another net's */
+    float *shared;               /* scratch of the team */
+    float *local;                /* scratch of each thread, LOCAL_SIZE reals apart */
+    int threads;
+    int failed;
+    uint64_t seed;
+    uint64_t calls;                   /* forward passes so far: the counter of random numbers */
+    int64_t iter;                     /* updates so far */
+    int64_t current_step;             /* of the policy multistep */
+    double bad_label;
+    ptrdiff_t bad_index;
+    const char *bad_layer, *bad_blob;
+    long last_class;
+    char message[512];
+};
+
+/* ---- r { ReLU } forward    net.prototxt:8    map<n=4xc=6> r[n,c] = where(scale 2 * tanh(x[n,c]) + shift 0.5 > 0, scale 2 * tanh(x[n,c]) + shift 0.5, 0.1 * (scale 2 * tanh(x[n,c]) + shift 0.5)) */
+static void r_forward(const float *restrict x, float *restrict r)
+{
+    const vf32 k = vf32_set1(2.0f);    /* scale 2 */
+    const vf32 k_2 = vf32_set1(0.5f);    /* shift 0.5 */
+    const vf32 zero = vf32_zero();
+    const vf32 k_3 = vf32_set1(0.1f);
+    LOSSC_SINGLE
+    {
+        for (ptrdiff_t n = 0; n + VF32_LANES <= 24; n += VF32_LANES) {
+            const vf32 x_v = vf32_load(x + n);
+            const vf32 tanh = vf32_tanh(x_v);
+            const vf32 x_2 = vf32_fma(k, tanh, k_2);
+            const mf32 gt = vf32_gt(x_2, zero);
+            const vf32 x_3 = vf32_mul(k_3, x_2);
+            const vf32 where = vf32_select(gt, x_2, x_3);
+            vf32_store(r + n, where);
+        }
+    }
+}
+
+/* ---- total forward (weighted total)    fill loss_total[] = 0 */
+static void total_forward(float *restrict loss_total)
+{
+    LOSSC_SINGLE
+    {
+        loss_total[0] = 0.0f;
+    }
+}
+
+/* ---- schedule ---- */
+
+static void run_forward(lossc_net *net)
+{
+    float *const m = net->mem;
+    (void)m;
+    r_forward(m + AT_x, m + AT_r);
+    total_forward(m + AT_loss_total);
+}
+
+/* ---- interface ---- */
+
+LOSSC_API void activations_destroy(lossc_net *net)
+{
+    if (net != NULL) {
+        lossc_arena_free(net->mem);
+        lossc_arena_free(net->own_params);
+        lossc_arena_free(net->shared);
+        lossc_arena_free(net->local);
+        free(net);
+    }
+}
+
+LOSSC_API lossc_net *activations_create(int threads, uint64_t seed)
+{
+    static const ptrdiff_t at[] = {0};
+    lossc_net *net = calloc(1, sizeof *net);
+    if (net == NULL) {
+        return NULL;
+    }
+    net->threads = threads > 0 ? threads : lossc_max_threads();
+    net->seed = seed;
+    net->mem = lossc_arena_alloc((uint64_t)SIZE * sizeof(*net->mem));
+    net->own_params = lossc_arena_alloc((uint64_t)PARAM_SIZE * sizeof(*net->mem));
+    net->shared = lossc_arena_alloc(((uint64_t)SHARED_SIZE + 1) * sizeof(*net->mem));
+    net->local = lossc_arena_alloc(((uint64_t)net->threads * LOCAL_SIZE + 1) * sizeof(*net->mem));
+    if (net->mem == NULL || net->own_params == NULL || net->shared == NULL || net->local == NULL) {
+        activations_destroy(net);
+        return NULL;
+    }
+    for (int k = 0; k < 1; k++) {
+        net->param[k] = net->own_params + at[k];
+    }
+    return net;
+}
+
+static double finish(lossc_net *net)
+{
+    if (net->failed) {
+        (void)snprintf(net->message, sizeof net->message,
+                       "layer \"%s\": blob \"%s\" holds the label %g at index %lld; labels are whole numbers from 0 to %ld",
+                       net->bad_layer, net->bad_blob, net->bad_label, (long long)net->bad_index, net->last_class);
+        return (double)NAN;
+    }
+    return (double)net->mem[AT_loss_total];
+}
+
+LOSSC_API double activations_forward(lossc_net *net)
+{
+    net->failed = 0;
+    net->calls++;
+    LOSSC_PARALLEL(net->threads)
+    {
+        run_forward(net);
+    }
+    return finish(net);
+}
+
+LOSSC_API void activations_backward(lossc_net *net)
+{
+    (void)net;
+}
+
+LOSSC_API double activations_forward_backward(lossc_net *net)
+{
+    net->failed = 0;
+    net->calls++;
+    LOSSC_PARALLEL(net->threads)
+    {
+        run_forward(net);
+    }
+    return finish(net);
+}
+
+LOSSC_API const char *activations_error(const lossc_net *net) { return net->failed ? net->message : NULL; }
+
+LOSSC_API void activations_clear_param_diffs(lossc_net *net)
+{
+    (void)net;
+}
+
+LOSSC_API float *activations_x(lossc_net *net) { return net->mem + 0; }
+LOSSC_API float *activations_y(lossc_net *net) { return net->mem + 32; }
+LOSSC_API float *activations_label(lossc_net *net) { return net->mem + 64; }
+LOSSC_API float *activations_r(lossc_net *net) { return net->mem + 80; }
+LOSSC_API float *activations_param(lossc_net *net, int index) { return net->param[index]; }
+LOSSC_API float *activations_param_diff(lossc_net *net, int index)
+{
+    static const ptrdiff_t at[] = {0};
+    return net->mem + at[index];
+}
+LOSSC_API int64_t activations_param_size(int index)
+{
+    static const int64_t size[] = {0};
+    return size[index];
+}
+
+/* ---- the same as a table, for programs that load any net ---- */
+
+static void *abi_memory(lossc_net *net, int64_t offset) { return net->mem + offset; }
+static void *abi_param(lossc_net *net, int index) { return net->param[index]; }
+static void abi_share_param(lossc_net *net, int index, void *data) { net->param[index] = data; }
+static int64_t abi_get(const lossc_net *net, int what)
+{
+    return what == 0 ? net->iter : what == 1 ? net->current_step : what == 2 ? (int64_t)net->calls : net->threads;
+}
+static void abi_set(lossc_net *net, int what, int64_t value)
+{
+    if (what == 0) {
+        net->iter = value;
+    } else if (what == 1) {
+        net->current_step = value;
+    } else if (what == 2) {
+        net->calls = (uint64_t)value;
+    }
+}
+
+LOSSC_API const lossc_abi *lossc_net_abi(void);
+LOSSC_API const lossc_abi *lossc_net_abi(void)
+{
+    static const lossc_abi abi = {
+        1, activations_create, activations_destroy, activations_forward, activations_backward, activations_forward_backward,
+        activations_clear_param_diffs, NULL, NULL,
+        activations_error, abi_memory, abi_param, abi_share_param, abi_get, abi_set,
+    };
+    return &abi;
+}
