@@ -16,6 +16,16 @@ PAGE = 4096
 L2_BYTES = 512 << 10  # what any CPU of the last ten years has, or nearly
 PANEL_BYTES = 32 << 10  # of b, which stay in the L1 cache while all rows of a pass by: bounds the depth of a block
 
+#: Names inside the generated functions: parameters must be called otherwise, or they would be shadowed.
+_LOCALS = """
+    acc add alpha at_group block c c0 c1 channels chunk ci co co0 col column column0 column_end columns dealt depth
+    exists first from group group0 group1 h h0 h1 i i0 image j j1 j2 kh kw kz l last limit line local m n n0 n1 n2 o
+    out p p0 p1 p2 packed packed_a packed_b panel panels phase planes q r rest result row row0 row_end row_tile rows
+    rows_of s shared skip strip sum sums sums_of t tap tap0 taps tg tile to total turned u v w0 w1 x_block y z z0 z1
+    z2 z3 z4 z5 z6
+"""
+LOCALS = frozenset(_LOCALS.split())
+
 
 class Isa(Protocol):
     """What the contractions need to know of an instruction set."""
@@ -34,9 +44,9 @@ class Isa(Protocol):
 class Epilogue:
     """C statements applied to each finished vector before it is stored: they read ``acc`` and define ``out``.
 
-    gemm: ``i`` is the row and ``j`` the column of C (ptrdiff_t), of the vector's first lane along the axis of C whose
-    stride is 1. Convolutions: ``n`` image, ``c`` channel, ``j`` first position (flattened); for bwd_weights ``c`` is
-    the output channel and ``j`` the first tap. ``m`` (int) lanes are valid.
+    gemm: ``i`` is the row and ``j`` the column of C (ptrdiff_t) of the vector's first lane; it runs along j, or along
+    i where ``gemm.along_rows``. Convolutions: ``n`` image, ``c`` channel, ``j`` first position (flattened); for
+    bwd_weights ``c`` is the output channel and ``j`` the first tap. ``m`` (int) lanes are valid.
     """
 
     lines: tuple[str, ...]

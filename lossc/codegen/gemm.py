@@ -86,15 +86,19 @@ class _Side:
     crossed: bool  # c's contiguous axis is the rows
 
 
+def along_rows(spec: GemmSpec) -> bool:
+    """Whether the epilogue's vectors run along the rows' axis of C: where its columns are more than one and apart."""
+    return spec.c_strides[1] != 1 and spec.n > 1
+
+
 def _sides(spec: GemmSpec) -> tuple[_Side, _Side]:
     """The product as it is, and transposed."""
-    along_rows = spec.c_strides[1] != 1 and spec.c_strides[0] == 1
     straight = _Side(
-        spec.a, spec.b, spec.m, spec.n, spec.k, *spec.a_strides, *spec.b_strides, "i", "j", crossed=along_rows
+        spec.a, spec.b, spec.m, spec.n, spec.k, *spec.a_strides, *spec.b_strides, "i", "j", crossed=along_rows(spec)
     )
     turned = _Side(
         spec.b, spec.a, spec.n, spec.m, spec.k, *spec.b_strides[::-1], *spec.a_strides[::-1], "j", "i",
-        crossed=not along_rows,
+        crossed=not along_rows(spec),
     )  # fmt: skip
     return straight, turned
 
@@ -191,12 +195,12 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
     p0 = 1 if blocked else 0  # the tile's operands begin at term p0
 
     i_stride, j_stride = spec.c_strides
-    contiguous = 1 in spec.c_strides
+    apart = i_stride if along_rows(spec) else j_stride
     masked_store = side.crossed or plan.dot or side.columns % types.lanes != 0
     column0 = "column0" if plan.dot else "column"  # of the tile's sums
     arguments = ", m" if masked_store else ""
-    kind = ("" if contiguous else "_strided") + ("_n" if masked_store else "")
-    stride = "" if contiguous else f", {j_stride}"
+    kind = ("" if apart == 1 else "_strided") + ("_n" if masked_store else "")
+    stride = "" if apart == 1 else f", {apart}"
     view_f = finish(
         spec,
         load=f"{types.vec}_load{kind}(o{stride}{arguments})",

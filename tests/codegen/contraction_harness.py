@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,17 @@ def aligned(count: int, dtype: str, fill: float = np.nan) -> np.ndarray:
     raw = np.full(count + 64 // size, fill, REAL[dtype])
     skip = -raw.ctypes.data % 64 // size
     return raw[skip : skip + count]
+
+
+DECLARED = re.compile(
+    r"(?:ptrdiff_t|int|float|double|v[fi]\d+|mf\d+)\s+(?:\*restrict\s+)?(\w+)(?:\[\w+\])?\s*(?==|;|\[)|,\s*(\w+)\s*="
+)
+
+
+def local_names(text: str) -> set[str]:
+    """Names declared in the body of the last function of generated C."""
+    body = text[text.index("{", text.rindex("\nstatic void")) :]
+    return {match[1] or match[2] for match in DECLARED.finditer(body)}
 
 
 class Library:

@@ -9,9 +9,9 @@ from math import prod
 
 import numpy as np
 import pytest
-from contraction_harness import GUARD, REAL, Library
+from contraction_harness import GUARD, REAL, Library, local_names
 
-from lossc.codegen.contraction import Epilogue
+from lossc.codegen.contraction import LOCALS, Epilogue
 from lossc.codegen.conv import ConvSpec, conv_code
 from lossc.errors import InternalError
 from lossc.targets import AVX512, ISAS, runnable_targets
@@ -228,6 +228,13 @@ def test_parameters_come_in_the_order_of_the_documentation():
     for way, names in orders.items():
         code = conv_code(conv("f", way, 1, 1, 2, 3, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1)), AVX512, "f32")
         assert [param.split("restrict ")[1] for param in code.params] == names.split()
+
+
+def test_parameters_cannot_be_shadowed():
+    """Every name declared inside the functions is in LOCALS, which callers keep their parameters apart from."""
+    rng = random.Random(7)
+    for spec in [*real_specs(), *(random_spec(rng, index, "f32") for index in range(60))]:
+        assert local_names(conv_code(replace(spec, epilogue=None), AVX512, "f32").text) <= LOCALS
 
 
 def test_contradicting_shapes_are_refused():

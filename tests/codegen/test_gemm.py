@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contraction_harness import GUARD, REAL, Library
+from contraction_harness import GUARD, REAL, Library, local_names
 
-from lossc.codegen.contraction import Epilogue
-from lossc.codegen.gemm import GemmSpec, gemm_code
+from lossc.codegen.contraction import LOCALS, Epilogue
+from lossc.codegen.gemm import GemmSpec, along_rows, gemm_code
 from lossc.targets import AVX512, ISAS, runnable_targets
 
 HERE = [target.isa for target in runnable_targets()]
@@ -35,10 +35,6 @@ def bias_relu(dtype: str, spec: GemmSpec) -> Epilogue:
     return Epilogue(lines, (f"const {real} *restrict bias",))
 
 
-def along_rows(spec: GemmSpec) -> bool:
-    return spec.c_strides[1] != 1 and spec.c_strides[0] == 1
-
-
 def random_spec(rng: random.Random, index: int, lanes: int, dtype: str) -> GemmSpec:
     def extent() -> int:
         return rng.choice([1, 2, 3, max(1, lanes - 1), lanes, lanes + 1, 2 * lanes + 1, rng.randint(1, 6 * lanes + 9)])
@@ -48,7 +44,7 @@ def random_spec(rng: random.Random, index: int, lanes: int, dtype: str) -> GemmS
         return (columns + gap, 1) if rng.random() < 0.6 else (1, rows + gap)
 
     m, n, k = extent(), extent(), rng.choice([extent(), extent(), 1, 600, 1100])
-    c_strides = (2 * n + 1, 2) if rng.random() < 0.1 else strides(m, n)
+    c_strides = rng.choice([(2 * n + 1, 2), (3, 3 * m + 1)]) if rng.random() < 0.15 else strides(m, n)
     spec = GemmSpec(
         f"gemm{index}", f"c[{m},{n}] = a[{m},{k}] b[{k},{n}]", "a", "b", "c", m, n, k, strides(m, k), strides(k, n),
         c_strides, alpha=rng.choice(["1.0f", "1.0", "0.5f", "scale[0]"]), accumulate=rng.random() < 0.5,
@@ -147,6 +143,14 @@ def test_no_warnings_without_openmp(compiler, tmp_path):
 def test_the_same_spec_gives_the_same_text(isa):
     for spec in blocked_specs():
         assert gemm_code(spec, isa, "f32") == gemm_code(spec, isa, "f32")
+
+
+def test_parameters_cannot_be_shadowed():
+    """Every name declared inside the functions is in LOCALS, which callers keep their parameters apart from."""
+    rng = random.Random(7)
+    for index in range(60):
+        spec = replace(random_spec(rng, index, 16, "f32"), epilogue=None)
+        assert local_names(gemm_code(spec, AVX512, "f32").text) <= LOCALS
 
 
 def test_the_large_operand_is_never_packed():
