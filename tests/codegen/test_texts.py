@@ -1,4 +1,4 @@
-"""The generated C of small nets, word for word. After a wanted change renew them: ``LOSSC_RENEW_TEXTS=1 pytest``."""
+"""The generated C of small nets, word for word. To renew the texts after a wanted change: LOSSC_RENEW_TEXTS=1."""
 
 from __future__ import annotations
 
