@@ -21,6 +21,7 @@ from lossc.targets import host_target
 HOSTILE = (
     "int", "a-b", "a_b", 'x"*/', "naïve/日本", "n" * 300, "n", "t", "shared", "row", "x\\", "??/", "main", "net", "m",
     "vf32_add", "expf", "local", "NULL", "NAN", "INFINITY", "begin", "k", "zero", "SIZE", "run_forward",
+    "loss_total", "int.diff", "int.w", "a@b",
 )  # fmt: skip
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror", "-O1")
 
