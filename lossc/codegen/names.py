@@ -70,7 +70,7 @@ def literal(value: float, dtype: str) -> str:
 def comment(text: str) -> str:
     """Text that can stand in a C comment."""
     clean = "".join(c if c.isprintable() else " " for c in text)
-    return clean.replace("*/", "* /").replace("/*", "/ *").replace("\\", "/")
+    return clean.replace("\\", "/").replace("*/", "* /").replace("/*", "/ *")
 
 
 def string(text: str) -> str:

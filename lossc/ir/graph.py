@@ -80,6 +80,8 @@ class Graph:
         self.inputs: list[str] = []
         self.outputs: list[str] = []
         self.data_of: dict[str, str] = {}
+        #: The user's name of every version of a blob.
+        self.label_of: dict[str, str] = {}
         self.diff_of: dict[str, str] = {}
         self.observable: set[str] = set()
         self.options: dict[str, Any] = {}

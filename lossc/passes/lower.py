@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lossc.errors import GraphError, LosscError, ShapeError
 from lossc.ir import IO, Blob, Builder, Graph, LayerCall, LossTerm, Param, Scalar
+from lossc.ir.blob import Role
 from lossc.ir.expr import Expr, expr, total
 
 #: Blobs beyond this many elements would overflow the 64-bit byte counts of generated code long before memory ends.
@@ -32,6 +33,7 @@ class ResolveInPlace:
                 if top not in now:
                     now[top] = call.tops[k] = _apart(top)
                     graph.diff_of[top] = now[top] + ".diff"
+                    graph.label_of[now[top]] = top
                     continue
                 if now[top] in read:
                     raise GraphError(
@@ -42,6 +44,7 @@ class ResolveInPlace:
                         fix="give the layer's top a name of its own",
                     )
                 now[top] = f"{top}@{call.name}"
+                graph.label_of[now[top]] = top
                 call.tops[k] = now[top]
                 changed = True
             read.update(fresh_bottoms)
@@ -68,18 +71,21 @@ class InferShapes:
 
     def run(self, graph: Graph) -> bool:
         owners: dict[str, tuple[Param, tuple[int, ...]]] = {}
-        labels = {name: label for label, name in graph.data_of.items()}
         for call in graph.calls:
             try:
                 shapes = [graph.blobs[b].shape for b in call.bottoms]
-                role = "input" if getattr(call.layer, "is_input", False) else "activation"
+                is_input = getattr(call.layer, "is_input", False)
                 for top, shape in zip(call.tops, call.layer.infer_shapes(*shapes), strict=True):
                     shape = tuple(int(e) for e in shape)
                     _check_size(top, shape)
-                    label = labels.get(top, top.split("@")[0])
-                    blob = Blob(top, shape, role, label=label)  # type: ignore[arg-type]
+                    label = graph.label_of[top]
+                    # An input that is changed in place: users fill, and find, the last version (see LowerForward).
+                    filled = is_input and graph.data_of.get(label, top) == top
+                    changed = graph.data_of.get(label) == top and label in graph.inputs
+                    role: Role = "input" if filled or changed else "activation"
+                    blob = Blob(top, shape, role, label=label)
                     graph.declared[top] = graph.add_blob(blob)
-                    if role == "input":
+                    if is_input:
                         graph.inputs.append(label)
                 _add_params(graph, call, shapes, owners)
             except LosscError as error:
@@ -175,6 +181,7 @@ class LowerForward:
             io = IO([graph.whole(b) for b in call.bottoms], [graph.whole(t) for t in call.tops], params)
             ios[call.name] = io
             try:
+                _take_inputs(graph, call)
                 call.layer.forward(Builder(graph, call.name, "forward"), io)
             except LosscError as error:
                 raise error.located(layer=call.name, file=graph.file, line=call.line) from None
@@ -186,6 +193,17 @@ class LowerForward:
         graph.observe(*(graph.data_of[o] for o in graph.outputs))
         graph.observe(*(graph.data_of[i] for i in graph.inputs))
         return True
+
+
+def _take_inputs(graph: Graph, call: LayerCall) -> None:
+    """An input that a later layer changes in place: one memory for users, as in Caffe; the net starts from a copy."""
+    for top in call.tops:
+        blob = graph.declared[top]
+        last = graph.data_of.get(blob.label, top)
+        if blob.label in graph.inputs and getattr(call.layer, "is_input", False) and last != top:
+            labels = LABELS[: len(blob.shape)]
+            pair = graph.whole(top)[labels], graph.whole(last)[labels]
+            Builder(graph, call.name, "forward").map(pair, note="input")
 
 
 def _total(graph: Graph) -> None:

@@ -28,6 +28,9 @@ class Layer(NamedTuple):
     type: str
     blobs: list[Blob]
 
+#: OpenMP's libraries crash, rather than refuse, where a team cannot be made.
+MOST_THREADS = 1024
+
 
 class Net:
     """A net, compiled for this machine.
@@ -59,8 +62,8 @@ class Net:
     ) -> None:
         if not isinstance(file, NetSource):
             file = read_net(file, phase=phase, level=level, stages=stages)
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads}", fix="give 1 or more, or None for one per core")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise UsageError(f"threads is {threads}", fix=f"give 1 to {MOST_THREADS}, or None for one per core")
         self._source = file
         self._feed = Feed(file, data, seed)
         kept = keep if keep == "all" else (keep,) if isinstance(keep, str) and keep else tuple(keep)
