@@ -121,7 +121,7 @@ def test_dropout_keeps_the_mean() -> None:
         layer { name: "d" type: "Dropout" bottom: "x" top: "x" dropout_param { dropout_ratio: 0.2 } loss_weight: 1 }"""
     graph = lower(text)
     interpreter = Interpreter(graph)
-    interpreter["x"][...] = 2
+    interpreter[graph.data_of["x"]][...] = 2  # one memory for what goes in and what comes out, as in Caffe
     interpreter.run()
     y = interpreter[graph.data_of["x"]]
     assert set(np.unique(y)) == {0, 2.5}
@@ -129,6 +129,6 @@ def test_dropout_keeps_the_mean() -> None:
     np.testing.assert_array_equal(interpreter["x.diff"], y / 2)
     test = lower(text, "TEST")
     interpreter = Interpreter(test)
-    interpreter["x"][...] = 2
+    interpreter[test.data_of["x"]][...] = 2
     interpreter.run()
     assert (interpreter[test.data_of["x"]] == 2).all() and (interpreter["x.diff"] == 1).all()
