@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lossc.errors import LosscError as LosscError
+    from lossc.loss_weight import Runtime as Runtime
+    from lossc.loss_weight import Schedule as Schedule
     from lossc.runtime.blob import Blob as Blob
     from lossc.runtime.net import Net as Net
     from lossc.runtime.solver import Solver as Solver
@@ -24,11 +26,13 @@ _PLACES = {
     "Blob": "lossc.runtime.blob",
     "LosscError": "lossc.errors",
     "Net": "lossc.runtime.net",
+    "Runtime": "lossc.loss_weight",
+    "Schedule": "lossc.loss_weight",
     "Solver": "lossc.runtime.solver",
     "get_solver": "lossc.runtime.solver",
 }
 
-__all__ = ["TEST", "TRAIN", "Blob", "LosscError", "Net", "Solver", "__version__", "get_solver"]
+__all__ = ["TEST", "TRAIN", "Blob", "LosscError", "Net", "Runtime", "Schedule", "Solver", "__version__", "get_solver"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from lossc.errors import UsageError
 from lossc.frontend.caffe_pb2 import TRAIN, SolverParameter
 from lossc.frontend.names import suggestion
 from lossc.frontend.net import NetSource
+from lossc.loss_weight import LossWeight
 from lossc.targets import check_runnable, parse_target
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Request:
     ``dtype`` as in ``lossc.targets.parse_target``. ``solver``: compile its update too. ``data_shapes``: the shapes of
     the tops of layers that read data sources, by the layer's name. ``prefix``: of the C functions' names, by default
     the net's name. ``threads``: the team's size where the C function ``create`` is given 0; 0 means all cores.
+    ``loss_weights``: what takes the place of the net's own ones, by layer or top: numbers, ``Runtime``, ``Schedule``.
     """
 
     source: NetSource
@@ -50,6 +52,7 @@ class Request:
     data_shapes: Mapping[str, Sequence[Shape]] = field(default_factory=dict)
     prefix: str = ""
     threads: int = 0
+    loss_weights: Mapping[str, LossWeight] = field(default_factory=dict)
 
     @property
     def phase(self) -> str:
@@ -69,6 +72,7 @@ class Request:
             (self.keep, self.prefix, self.threads),
             sorted((name, [tuple(s) for s in shapes]) for name, shapes in self.data_shapes.items()),
             self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
+            sorted(self.loss_weights.items(), key=lambda item: item[0]),
         ]
         for part in parts:
             text = repr(part)
@@ -115,7 +119,14 @@ def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, t
     if until is not None and until not in names:
         raise UsageError(f'there is no pass "{until}"', fix=suggestion(until, names))
     shapes = {name: list(each) for name, each in request.data_shapes.items()}
-    graph = import_net(source.param, request.phase, file=source.file, line_of=source.line, data_shapes=shapes)
+    graph = import_net(
+        source.param,
+        request.phase,
+        file=source.file,
+        line_of=source.line,
+        data_shapes=shapes,
+        loss_weights=request.loss_weights,
+    )
     _check_keep(request, [top for call in graph.calls for top in call.tops])
     graph.options["keep"] = request.keep
     manager = PassManager(passes)

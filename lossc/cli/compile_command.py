@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossc.cli.options import add, add_build, add_net, net_file, stages
+from lossc.cli.options import add, add_build, add_net, loss_weights, net_file, stages
 from lossc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,4 +104,6 @@ def _request(args: argparse.Namespace) -> Request:
     keep = "all" if args.keep == "all" else tuple(name for name in args.keep.split(",") if name)
     param = solver.param if solver is not None else None
     shapes = Feed(source, args.data).shapes
-    return Request(source, keep, args.target, args.dtype, param, shapes, args.name, args.threads or 0)
+    return Request(
+        source, keep, args.target, args.dtype, param, shapes, args.name, args.threads or 0, loss_weights(args)
+    )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lossc.cli.options import add, add_build, add_net, net_file, stages
+from lossc.cli.options import add, add_build, add_net, loss_weights, net_file, stages
 from lossc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -83,4 +83,7 @@ def _request(args: argparse.Namespace) -> Request:
     source = read_net(net_file(args), phase=args.phase, level=args.level, stages=stages(args))
     keep = "all" if args.keep == "all" else tuple(name for name in args.keep.split(",") if name)
     solver = read_solver(args.solver).param if args.solver else None
-    return Request(source, keep, args.target, args.dtype, solver, Feed(source, args.data).shapes)
+    return Request(
+        source, keep, args.target, args.dtype, solver, Feed(source, args.data).shapes,
+        loss_weights=loss_weights(args),
+    )  # fmt: skip

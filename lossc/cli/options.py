@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lossc.errors import UsageError
+
+if TYPE_CHECKING:
+    from lossc.loss_weight import LossWeight
 
 
 def positive(text: str) -> int:
@@ -43,6 +46,30 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     add(parser, "threads", type=positive, metavar="N", help="threads (one per core); results do not depend on it")
     add(parser, "target", default="native", metavar="ISA", help="native (default), avx512, avx2, neon or scalar")
     add(parser, "dtype", default="float32", choices=("float32", "float64"), help="default: float32")
+    weight = "a loss_weight that can be set between steps; VALUE: where it starts (the net's own)"
+    add(parser, "runtime-weight", action="append", default=[], metavar="LOSS[=VALUE]", help=weight)
+    weight = "another loss_weight: a number, or a schedule such as step:0.3,gamma=0.1,stepsize=1000"
+    add(parser, "loss-weight", action="append", default=[], metavar="LOSS=WEIGHT", help=weight)
+
+
+def loss_weights(args: argparse.Namespace) -> dict[str, LossWeight]:
+    """What ``--runtime-weight`` and ``--loss-weight`` say, by layer or top. Raises UsageError."""
+    from lossc.loss_weight import Runtime, parse_weight
+
+    found: dict[str, LossWeight] = {}
+    given = [("runtime-weight", text) for text in args.runtime_weight]
+    given += [("loss-weight", text) for text in args.loss_weight]
+    for option, text in given:
+        name, _, value = text.partition("=")
+        if not name or (option == "loss-weight" and not value):
+            raise UsageError(f"--{option} {text}: no {'weight' if name else 'name'}", fix=f"--{option} LOSS=WEIGHT")
+        if name in found:
+            raise UsageError(f'two weights for "{name}"', fix="give one")
+        weight = parse_weight(value) if value else Runtime()
+        if option == "runtime-weight" and isinstance(weight, float):
+            weight = Runtime(weight)
+        found[name] = weight
+    return found
 
 
 def net_file(args: argparse.Namespace) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lossc.cli.log import Logger
-from lossc.cli.options import add, add_build, add_net, net_file, positive, stages
+from lossc.cli.options import add, add_build, add_net, loss_weights, net_file, positive, stages
 from lossc.errors import UsageError
 
 
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     file = net_file(args)
     net = Net(
         file, args.phase, threads=args.threads, target=args.target, dtype=args.dtype, level=args.level,
-        stages=stages(args), data=args.data,
+        stages=stages(args), data=args.data, loss_weights=loss_weights(args),
     )  # fmt: skip
     if net.inputs:
         fix = "test a net whose Data layers read some; Input layers are for programs that fill them"

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from lossc.cli.log import Logger
-from lossc.cli.options import add, add_build, add_data, only_one, positive
+from lossc.cli.options import add, add_build, add_data, loss_weights, only_one, positive
 
 if TYPE_CHECKING:
     from lossc.runtime.solver import Solver
@@ -37,7 +37,10 @@ def run(args: argparse.Namespace) -> int:
     if args.iterations:
         source.param.max_iter = args.iterations
     log = Logger()
-    solver = Solver(source, threads=args.threads, target=args.target, dtype=args.dtype, data=args.data, log=log)
+    solver = Solver(
+        source, threads=args.threads, target=args.target, dtype=args.dtype, data=args.data, log=log,
+        loss_weights=loss_weights(args),
+    )  # fmt: skip
     log("lossc", _summary(solver))
     for path in filter(None, (args.weights or "").split(",")):
         solver.load_weights(path)

@@ -17,11 +17,11 @@ FORMAT = 1
 #: Functions of net.c that no kernel's function may be named like: those with the net's prefix, and the others.
 INTERFACE = (
     "create", "destroy", "forward", "backward", "forward_backward", "clear_param_diffs", "update", "rate", "error",
-    "param", "param_diff", "param_size",
+    "param", "param_diff", "param_size", "loss_weight", "set_loss_weight", "set_iter",
 )  # fmt: skip
 INTERNAL = frozenset((
     "run_init", "run_forward", "run_backward", "run_update", "learning_rate", "finish", "abi_memory", "abi_param",
-    "abi_share_param", "abi_get", "abi_set",
+    "abi_share_param", "abi_get", "abi_set", "schedule_weights",
 ))  # fmt: skip
 
 
@@ -32,6 +32,17 @@ class Program:
     source: str
     header: str
     manifest: dict[str, Any]
+    functions: tuple[Place, ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the C of a kernel stands: the graph's node, the function that the schedule calls, its lines in net.c."""
+
+    node: int
+    name: str
+    first: int
+    last: int
 
 
 def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", threads: int = 0) -> Program:
@@ -50,7 +61,8 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         return f"m + {used[root]}{plus}"
 
     prefix = identifier(prefix or graph.name).lower()
-    taken = frozenset(f"{prefix}_{verb}" for verb in INTERFACE) | INTERNAL
+    weights = _weights_view(graph, plan, dtype)
+    taken = frozenset(f"{prefix}_{verb}" for verb in INTERFACE) | INTERNAL | {w["function"] for w in weights}
     writer = KernelWriter(graph, isa, dtype, address, taken)
     functions: list[Function] = []
     schedule: dict[str, list[dict[str, Any]]] = {"init": [], "forward": [], "backward": [], "update": []}
@@ -88,6 +100,9 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         "diff_range": _diff_range(graph, plan),
         "phase": graph.options.get("phase", "TRAIN"),
         "solver": _solver_view(solver, plan) if solver else None,
+        "weights": weights,
+        "runtime_weights": [w for w in weights if not w["policy"]],
+        "schedules": [w for w in weights if w["policy"]],
         "string": string,
     }
     manifest = {
@@ -124,7 +139,13 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         "inputs": graph.inputs,
         "outputs": graph.outputs,
         "losses": [
-            {"layer": t.layer, "blob": graph.declared[t.blob].label, "weight": t.weight.value(dtype)}
+            {
+                "layer": t.layer,
+                "blob": graph.declared[t.blob].label,
+                "weight": t.weight.value(dtype),
+                "policy": t.schedule.policy if t.schedule else "runtime" if t.held else "constant",
+                "at": plan.offsets[t.held] if t.held else None,
+            }
             for t in graph.losses
         ],
         "history": [_history_view(graph, plan, b) for b in graph.options.get("history", [])],
@@ -134,7 +155,19 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         "flops": {s: sum(n.kernel.flops for n in graph.section(s) if isinstance(n.kernel, (Gemm, Conv)))
                   for s in ("forward", "backward")},
     }  # fmt: skip
-    return Program(render("net.c.j2", view), render("net.h.j2", view), manifest)
+    source = render("net.c.j2", view)
+    return Program(source, render("net.h.j2", view), manifest, _places(source, graph, functions))
+
+
+def _places(source: str, graph: Graph, functions: list[Function]) -> tuple[Place, ...]:
+    places, at, line = [], 0, 1
+    for node, f in zip(graph.nodes, functions, strict=True):
+        text = f.text.rstrip()
+        start = source.index(text, at)
+        line += source.count("\n", at, start)
+        places.append(Place(node.id, f.name, line, line + text.count("\n")))
+        at = start
+    return tuple(places)
 
 
 def _round(size: int) -> int:
@@ -216,4 +249,37 @@ def _solver_view(solver: Any, plan: MemoryPlan) -> dict[str, Any]:
     view = solver.view()
     for key in ("base_lr", "gamma", "power"):
         view[key] = literal(view[key], "f32")
-    return {**view, "rate_at": plan.offsets["solver.rate"]}
+    return {**view, "value": view["base_lr"], "rate_at": plan.offsets["solver.rate"]}
+
+
+def _weights_view(graph: Graph, plan: MemoryPlan, dtype: str) -> list[dict[str, Any]]:
+    """The loss_weights that can change: where they lie, and for those with a schedule what computes them."""
+    out: list[dict[str, Any]] = []
+    names = Names()
+    for term in graph.losses:
+        if not term.held:
+            continue
+        label = graph.declared[term.blob].label
+        name = names.fresh(label)
+        view: dict[str, Any] = {
+            "index": len(out),
+            "name": name.upper(),
+            "what": comment(f"layer {term.layer}, top {label}"),
+            "at": plan.offsets[term.held],
+            "policy": "",
+            "function": f"loss_weight_{len(out)}",
+            "value": literal(term.weight.value(dtype), "f32"),
+        }
+        if s := term.schedule:
+            view |= {
+                "policy": s.policy,
+                "gamma": literal(s.gamma or 0.0, "f32"),
+                "power": literal(s.power or 0.0, "f32"),
+                "stepsize": s.stepsize,
+                "stepvalues": s.stepvalues,
+                "max_iter": s.max_iter,
+                "times": [t for t, _ in s.points],
+                "weights": [literal(w, "f32") for _, w in s.points],
+            }
+        out.append(view)
+    return out

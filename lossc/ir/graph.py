@@ -12,6 +12,7 @@ from lossc.errors import InternalError
 from lossc.ir.blob import Blob, Ref, View, contiguous
 from lossc.ir.kernels import Kernel
 from lossc.ir.scalar import Scalar
+from lossc.loss_weight import LossWeight, Schedule
 
 #: Program sections in the order in which a training step runs them.
 SECTIONS = ("init", "forward", "backward", "update")
@@ -37,17 +38,22 @@ class LayerCall:
     bottoms: list[str]
     tops: list[str]
     params: list[str] = field(default_factory=list)
-    loss_weights: list[float] = field(default_factory=list)
+    loss_weights: list[LossWeight] = field(default_factory=list)
     line: int | None = None
 
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One weighted top: ``total += weight * sum(blob)``."""
+    """One weighted top: ``total += weight * sum(blob)``.
+
+    A weight that can change lies in the blob ``held``; ``weight`` is then what it starts with.
+    """
 
     layer: str
     blob: str
     weight: Scalar
+    held: str = ""
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from lossc.errors import GraphError
+from lossc.errors import GraphError, UsageError
 from lossc.ir import Graph, LayerCall
 from lossc.layers.base import Layer, Shape, check_counts
 from lossc.layers.data import Data
 from lossc.layers.registry import LAYERS
+from lossc.loss_weight import LossWeight, Runtime, Schedule, check_finite, needs_value
 
 
 def import_net(
@@ -21,11 +23,13 @@ def import_net(
     line_of: Callable[[int], int | None] = lambda index: None,
     data_shapes: Mapping[str, list[Shape]] | None = None,
     layers: Mapping[str, type[Layer]] | None = None,
+    loss_weights: Mapping[str, LossWeight] | None = None,
 ) -> Graph:
     """A graph that holds the net's layers as calls, nothing lowered yet.
 
     ``net`` is a NetParameter, filtered for its phase and upgraded; ``data_shapes`` gives the tops' shapes of layers
-    that read data sources, by layer name; ``layers`` adds layer types. Raises GraphError with file, line and layer.
+    that read data sources, by layer name; ``layers`` adds layer types; ``loss_weights`` takes the place of the weights
+    that the net gives, by layer or top. Raises GraphError with file, line and layer.
     """
     known = {**LAYERS, **(layers or {})}
     graph = Graph(net.name or "net", file)
@@ -46,7 +50,45 @@ def import_net(
         graph.calls[-1].name = name
         graph.lines[name] = line
         graph.layer_types[name] = param.type
+    for name, weight in (loss_weights or {}).items():
+        _change_weight(graph, name, weight)
     return graph
+
+
+def _change_weight(graph: Graph, name: str, weight: LossWeight) -> None:
+    """Another weight for a top, found by its own name or as the one loss of a layer."""
+    tops = [(call, k) for call in graph.calls for k, top in enumerate(call.tops) if top == name]
+    of_layer = [(call, k) for call in graph.calls for k in range(len(call.tops)) if call.name == name]
+    weighted = [(call, k) for call, k in of_layer if call.loss_weights[k]]
+    found = weighted or of_layer or tops[-1:]
+    if not found:
+        names = [n for call in graph.calls for n in (call.name, *call.tops)]
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f'did you mean "{near[0]}"?' if near else "name a layer that is a loss, or a top"
+        raise UsageError(f'loss_weights names "{name}", which the net does not have', fix=hint, file=graph.file)
+    if len(found) > 1:
+        raise UsageError(
+            f'loss_weights names the layer "{name}", which has {len(found)} tops that could be meant',
+            fix="name one of the tops: " + ", ".join(call.tops[k] for call, k in found),
+            file=graph.file,
+        )
+    (call, k), given = found[0], weight
+    if not call.layer.has_gradient:
+        raise GraphError(
+            f"{call.layer.type} has no gradient, so its top cannot be a loss",
+            layer=call.name,
+            file=graph.file,
+            line=call.line,
+            fix="name another layer in loss_weights",
+        )
+    if isinstance(weight, (Runtime, Schedule)):
+        own = call.loss_weights[k]
+        if weight.value is None and isinstance(own, (int, float)) and own:
+            given = replace(weight, value=float(own)) if needs_value(weight) else weight
+    else:
+        check_finite(weight)
+        given = float(weight)
+    call.loss_weights[k] = given
 
 
 def _unique(name: str, graph: Graph) -> str:
@@ -92,7 +134,7 @@ def _import_layer(
     return LayerCall(param.name, layer, list(param.bottom), list(param.top), [], weights, line)
 
 
-def _loss_weights(layer: Layer, param: Any) -> list[float]:
+def _loss_weights(layer: Layer, param: Any) -> list[LossWeight]:
     given, tops = list(param.loss_weight), len(param.top)
     if not given:
         return [1.0 if layer.is_loss and k == 0 else 0.0 for k in range(tops)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from lossc.errors import GraphError, LosscError
 from lossc.ir import IO, Blob, Builder, Graph, LayerCall, Ref, View
-from lossc.ir.expr import expr
+from lossc.passes.lower import weight_of
 
 LABELS = "nchwabdefgijklmopqrstuvxyz"
 
@@ -98,7 +98,7 @@ class SeedLoss:
         for term in graph.losses:
             if needs.active[term.layer]:
                 ref = ensure_diff(graph, term.blob, term.layer)
-                Builder(graph, term.layer, "backward").add(ref[LABELS[: ref.ndim]], expr(term.weight), note="seed")
+                Builder(graph, term.layer, "backward").add(ref[LABELS[: ref.ndim]], weight_of(graph, term), note="seed")
         return bool(graph.losses)
 
 

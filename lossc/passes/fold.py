@@ -6,31 +6,35 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lossc.ir import Access, Conv, Gemm, Graph, Map, Node, Ref, Scalar, Store, make_map
-from lossc.ir.expr import Const, Expr, Load, Op, rewrite, tighten, total
+from lossc.ir.expr import Const, Expr, Load, Op, op, rewrite, tighten, total
+from lossc.ir.printer import show_expr
 from lossc.passes.analysis import covers, is_private, overlap, pairs, writes_between
 
 
 @dataclass(frozen=True)
 class FoldLossWeight:
-    """A blob that is one constant everywhere (the seed of a loss) -> that constant in every kernel that reads it."""
+    """A blob that is one number everywhere (the seed of a loss) -> that number in every kernel that reads it.
+
+    The number is a constant, or a load of a loss_weight that can change between steps.
+    """
 
     name: str = "fold-loss-weight"
 
     def run(self, graph: Graph) -> bool:
         changed = False
         for name in list(graph.blobs):
-            constant = _constant(graph, name)
-            if constant is None:
+            value = _uniform(graph, name)
+            if value is None:
                 continue
             for node in graph.readers(name):
-                if name not in node.kernel.accumulates and self._fold(graph, node, name, constant):
+                if name not in node.kernel.accumulates and self._fold(graph, node, name, value):
                     changed = True
         return changed
 
-    def _fold(self, graph: Graph, node: Node, name: str, constant: Scalar) -> bool:
+    def _fold(self, graph: Graph, node: Node, name: str, value: Expr) -> bool:
         kernel = node.kernel
         if isinstance(kernel, Gemm):
-            folded = _gemm_of_constant(kernel, name, constant)
+            folded = _gemm_of_uniform(kernel, name, value)
             if folded is None:
                 return False
             kernel = folded
@@ -38,32 +42,32 @@ class FoldLossWeight:
             return False
 
         def one(e: Expr) -> Expr:
-            return Const(constant) if isinstance(e, Load) and e.access.blob == name else tighten(e)
+            return value if isinstance(e, Load) and e.access.blob == name else tighten(e)
 
         stores = tuple(Store(s.access, rewrite(s.value, one), s.accumulate) for s in kernel.stores)
         graph.replace(node, make_map(stores))
-        graph.remarks.append(f"{node.layer}: {constant.history} folded into {node.section}")
+        what = value.scalar.history if isinstance(value, Const) else show_expr(value)
+        graph.remarks.append(f"{node.layer}: {what} folded into {node.section}")
         return True
 
 
-def _constant(graph: Graph, name: str) -> Scalar | None:
-    """The value of a diff that only constants are ever stored to, whole; None otherwise."""
+def _uniform(graph: Graph, name: str) -> Expr | None:
+    """The value of a diff that only one number each time is ever stored to, whole; None otherwise."""
     if graph.blobs[name].role != "diff" or graph.family(name) != [name]:
         return None
     writers = graph.writers(name)
-    value: Scalar | None = None
+    value: Expr | None = None
     for node in writers:
         kernel = node.kernel
         if not isinstance(kernel, Map) or len(kernel.stores) != 1:
             return None
         store = kernel.stores[0]
-        if not isinstance(store.value, Const) or not covers(graph, store.access):
+        if not _is_number(graph, store.value) or not covers(graph, store.access):
             return None
-        scalar = store.value.scalar
-        if store.accumulate and value is not None and not value.is_plain(0.0):
-            value = Scalar.fold("add", value, scalar)
+        if value is None or not store.accumulate or (isinstance(value, Const) and value.scalar.is_plain(0.0)):
+            value = store.value
         else:
-            value = scalar
+            value = op("add", value, store.value)
     last = writers[-1] if writers else None
     position = graph.position()
     if last is None or any(
@@ -73,12 +77,23 @@ def _constant(graph: Graph, name: str) -> Scalar | None:
     return value
 
 
-def _gemm_of_constant(kernel: Gemm, name: str, constant: Scalar) -> Map | None:
-    """A product with a constant matrix is a sum over the other one: c[i,j] = alpha * w * sum_k b[k,j]."""
+def _is_number(graph: Graph, value: Expr) -> bool:
+    """A constant, or a loss_weight that no step changes; or a sum of such."""
+    if isinstance(value, Load):
+        a = value.access
+        writers = {n.section for n in graph.writers(a.blob)}
+        return graph.blobs[a.blob].role == "state" and not a.dims and writers <= {"init"}
+    return isinstance(value, Const) or (
+        isinstance(value, Op) and value.name == "add" and all(_is_number(graph, v) for v in value.args)
+    )
+
+
+def _gemm_of_uniform(kernel: Gemm, name: str, value: Expr) -> Map | None:
+    """A product with a matrix of one number is a sum over the other one: c[i,j] = alpha * w * sum_k b[k,j]."""
     if kernel.epilogue is not None or name not in (kernel.a.blob, kernel.b.blob) or kernel.a.blob == kernel.b.blob:
         return None
     c = kernel.c["ij"]
-    alpha = Const(constant * kernel.alpha if not kernel.alpha.is_plain(1.0) else constant)
+    alpha = value * kernel.alpha
     other = kernel.b["kj"] if name == kernel.a.blob else kernel.a["ik"]
     return make_map([Store(c, alpha * total(Load(other), "k"), kernel.accumulate)])
 
@@ -100,13 +115,13 @@ class FoldAccumulate:
         return changed
 
     def _join_constant(self, graph: Graph, fill: Node) -> bool:
-        """A constant to which a map then adds everywhere (the seed of a hidden top) -> a term of that map."""
+        """A number to which a map then adds everywhere (the seed of a hidden top) -> a term of that map."""
         kernel = fill.kernel
         if not isinstance(kernel, Map) or len(kernel.stores) != 1 or kernel.accumulates:
             return False
-        access, constant = kernel.stores[0].access, kernel.stores[0].value
+        access, number = kernel.stores[0].access, kernel.stores[0].value
         family = set(graph.family(access.blob))
-        if not isinstance(constant, Const) or not covers(graph, access) or len(family) > 1:
+        if not _is_number(graph, number) or not covers(graph, access) or len(family) > 1:
             return False
         later = graph.nodes[graph.position()[fill.id] + 1 :]
         first = next((n for n in later if family & {*n.kernel.reads(), *n.kernel.writes()}), None)
@@ -116,7 +131,7 @@ class FoldAccumulate:
         if first.section != fill.section or not covers(graph, target):
             return False
         stores = (
-            Store(s.access, s.value + constant) if s.access == target else s for s in first.kernel.stores
+            Store(s.access, s.value + number) if s.access == target else s for s in first.kernel.stores
         )
         graph.replace(first, make_map(stores))
         graph.remove(fill)

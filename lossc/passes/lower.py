@@ -9,6 +9,7 @@ from lossc.errors import GraphError, LosscError, ShapeError
 from lossc.ir import IO, Blob, Builder, Graph, LayerCall, LossTerm, Param, Scalar
 from lossc.ir.blob import Role
 from lossc.ir.expr import Expr, expr, total
+from lossc.loss_weight import LossWeight, Runtime, Schedule, first_value
 
 #: Blobs beyond this many elements would overflow the 64-bit byte counts of generated code long before memory ends.
 MOST_ELEMENTS = 2**40
@@ -65,7 +66,7 @@ def _apart(name: str) -> str:
 
 @dataclass(frozen=True)
 class InferShapes:
-    """Layer calls -> blobs with shapes and parameters with owners; sharing by name is settled here."""
+    """Layer calls -> blobs with shapes, parameters with owners (sharing by name is settled here), weighted tops."""
 
     name: str = "infer-shapes"
 
@@ -88,6 +89,9 @@ class InferShapes:
                     if is_input:
                         graph.inputs.append(label)
                 _add_params(graph, call, shapes, owners)
+                for top, weight in zip(call.tops, call.loss_weights, strict=True):
+                    if weight:
+                        graph.losses.append(_loss_term(graph, call.name, top, weight))
             except LosscError as error:
                 raise error.located(layer=call.name, file=graph.file, line=call.line) from None
         return True
@@ -185,9 +189,6 @@ class LowerForward:
                 call.layer.forward(Builder(graph, call.name, "forward"), io)
             except LosscError as error:
                 raise error.located(layer=call.name, file=graph.file, line=call.line) from None
-            for top, weight in zip(call.tops, call.loss_weights, strict=True):
-                if weight:
-                    graph.losses.append(LossTerm(call.name, top, Scalar(weight, "loss_weight")))
         graph.options["io"] = ios
         _total(graph)
         graph.observe(*(graph.data_of[o] for o in graph.outputs))
@@ -206,6 +207,21 @@ def _take_inputs(graph: Graph, call: LayerCall) -> None:
             Builder(graph, call.name, "forward").map(pair, note="input")
 
 
+def _loss_term(graph: Graph, layer: str, top: str, weight: LossWeight) -> LossTerm:
+    """A weighted top; for a weight that can change also the blob that holds it, and its first value."""
+    first = Scalar(first_value(weight), "loss_weight", source=graph.declared[top].label)
+    if not isinstance(weight, (Runtime, Schedule)):
+        return LossTerm(layer, top, first)
+    blob = graph.add_blob(Blob(graph.fresh_name(f"{layer}.loss_weight"), (), "state", label="loss_weight"))
+    Builder(graph, layer, "init").fill(graph.whole(blob.name)[""], first, note="loss_weight")
+    return LossTerm(layer, top, first, blob.name, weight if isinstance(weight, Schedule) else None)
+
+
+def weight_of(graph: Graph, term: LossTerm) -> Expr:
+    """The term's weight in kernels: a constant, or a load of the number that can change."""
+    return expr(graph.whole(term.held)[""]) if term.held else expr(term.weight)
+
+
 def _total(graph: Graph) -> None:
     """total = sum of loss_weight * sum(top), what Caffe's forward returns."""
     b = Builder(graph, "total", "forward")
@@ -219,6 +235,6 @@ def _total(graph: Graph) -> None:
             labels = LABELS[: ref.ndim]
             b.map((part[""], total(expr(ref[labels]), labels)))
             ref = part
-        weighted = expr(term.weight) * expr(ref.reshape()[""])
+        weighted = weight_of(graph, term) * expr(ref.reshape()[""])
         value = weighted if value is None else value + weighted
     b.map((graph.whole("loss_total")[""], value if value is not None else expr(0.0)), note="weighted total")

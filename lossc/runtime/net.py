@@ -12,9 +12,11 @@ import numpy as np
 from lossc.errors import DataError, UsageError
 from lossc.frontend.caffe_pb2 import NetParameter, SolverParameter
 from lossc.frontend.net import NetSource, read_net
+from lossc.loss_weight import LossWeight
 from lossc.pipeline import Compiled, Request, build, compile_net
 from lossc.runtime.blob import Blob
 from lossc.runtime.feed import Feed, Override
+from lossc.runtime.loss_weights import LossWeights
 from lossc.runtime.native import Native
 from lossc.runtime.weights import match_weights
 
@@ -40,7 +42,8 @@ class Net:
     besides inputs, outputs and parameters, or "all". ``threads``: None for one per core; results do not depend on it.
     ``target``: "native" or the name of an instruction set; ``dtype``: "float32" or "float64". ``seed`` decides fillers
     and dropout. ``data`` takes the place of the sources that data layers name: a path, a data source, or one of them by
-    layer. ``solver``: a SolverParameter whose update is compiled too; solvers give it.
+    layer. ``solver``: a SolverParameter whose update is compiled too; solvers give it. ``loss_weights``: what takes the
+    place of the net's own loss_weights, by layer or top: numbers, ``lossc.Runtime``, ``lossc.Schedule``.
 
     Raises LosscError's kinds: PrototxtError, GraphError, DataError, WeightsError, UsageError, CompilerError.
     """
@@ -59,6 +62,7 @@ class Net:
         stages: Iterable[str] = (),
         data: Override | None = None,
         solver: SolverParameter | None = None,
+        loss_weights: Mapping[str, LossWeight] | None = None,
     ) -> None:
         if not isinstance(file, NetSource):
             file = read_net(file, phase=phase, level=level, stages=stages)
@@ -67,7 +71,9 @@ class Net:
         self._source = file
         self._feed = Feed(file, data, seed)
         kept = keep if keep == "all" else (keep,) if isinstance(keep, str) and keep else tuple(keep)
-        self.request = Request(file, kept, target, dtype, solver, self._feed.shapes)
+        self.request = Request(
+            file, kept, target, dtype, solver, self._feed.shapes, loss_weights=dict(loss_weights or {})
+        )
         self.native = Native(build(self.request), threads or 0, seed)
         manifest = self.native.manifest
         #: Every blob by name, in the order of the net.
@@ -83,8 +89,8 @@ class Net:
             top for layer in manifest["layers"] if layer["type"] == "Input" for top in layer["tops"]
         ]
         self.outputs: list[str] = sorted(manifest["outputs"])
-        #: The declared weight of each top that is a loss.
-        self.blob_loss_weights: dict[str, float] = {loss["blob"]: loss["weight"] for loss in manifest["losses"]}
+        #: The weight of each loss; those that were compiled as ``lossc.Runtime`` can be set.
+        self.loss_weights = LossWeights(self.native)
         #: The total weighted loss of the last forward pass; NaN before the first.
         self.loss = float("nan")
         self._tops = {
@@ -110,6 +116,20 @@ class Net:
     def param(self) -> NetParameter:
         """The net's description, with the layers of this phase only."""
         return self._source.param
+
+    @property
+    def blob_loss_weights(self) -> dict[str, float]:
+        """The weight of each top that is a loss, as it is now."""
+        return dict(self.loss_weights)
+
+    @property
+    def iter(self) -> int:
+        """The iteration that the next step belongs to: schedules of loss_weights go by it. A solver moves it on."""
+        return self.native.iter
+
+    @iter.setter
+    def iter(self, value: int) -> None:
+        self.native.iter = value
 
     @property
     def layer_dict(self) -> dict[str, Layer]:
@@ -238,12 +258,13 @@ class Net:
     @property
     def progress(self) -> dict[str, Any]:
         """What makes going on exact: passes made (they decide random numbers) and state of data sources."""
-        return {"passes": self.native.passes, "data": self._feed.state}
+        return {"passes": self.native.passes, "data": self._feed.state, "loss_weights": dict(self.loss_weights)}
 
     @progress.setter
     def progress(self, progress: Mapping[str, Any]) -> None:
         self.native.passes = int(progress.get("passes", 0))
         self._feed.state = progress.get("data", {})
+        self.loss_weights.take_over(progress.get("loss_weights", {}))
 
     # ---- blobs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from lossc.errors import UsageError
 from lossc.frontend.caffe_pb2 import SolverParameter
+from lossc.frontend.net import NetSource
 from lossc.frontend.solver import SolverSource, read_solver
+from lossc.loss_weight import LossWeight
 from lossc.runtime.feed import Override
 from lossc.runtime.loglines import Log, Smoothed, add_to, mean_of, number, output_lines
 from lossc.runtime.net import Net
@@ -23,8 +25,9 @@ class Solver:
 
     ``net`` is the net in training, ``test_nets`` those that are tested; they use the same parameters. ``iter`` counts
     the updates made. ``log`` gets Caffe's log lines (see ``loglines.Log``); by default Python's logger "lossc" does.
-    ``test_data``: like ``data``, one for each test net; by default they get ``data`` too. The remaining arguments are
-    those of ``Net``; random_seed of the solver, where it is given, is the nets' seed.
+    ``test_data``: like ``data``, one for each test net; by default they get ``data`` too. ``loss_weights`` as of
+    ``Net``; test nets get those that name a layer or top of theirs, and follow the net in training. The remaining
+    arguments are those of ``Net``; random_seed of the solver, where it is given, is the nets' seed.
 
     Raises LosscError's kinds: PrototxtError, SolverError, GraphError, DataError, WeightsError, CompilerError.
     """
@@ -40,6 +43,7 @@ class Solver:
         data: Override | None = None,
         test_data: Sequence[Override | None] | None = None,
         log: Log | None = None,
+        loss_weights: Mapping[str, LossWeight] | None = None,
     ) -> None:
         self.source = _read(source)
         param = self.param = self.source.param
@@ -48,13 +52,19 @@ class Solver:
             check_prefix(param.snapshot_prefix, self.source.file, self.source.line("snapshot_prefix"))
         seed = param.random_seed if param.random_seed >= 0 else 1
         train = self.source.train_net()
-        self.net = Net(train, train.phase, None, keep, threads, target, dtype, seed, data=data, solver=param)
+        self.net = Net(
+            train, train.phase, None, keep, threads, target, dtype, seed, data=data, solver=param,
+            loss_weights=loss_weights,
+        )  # fmt: skip
         tests = self.source.test_nets()
         feeds = [data] * len(tests) if test_data is None else test_data
         if len(feeds) != len(tests):
             raise UsageError(f"{len(feeds)} test_data for {len(tests)} test nets", fix="give one for each, or none")
         self.test_nets = [
-            Net(each, each.phase, None, (), threads, target, dtype, seed, data=feed)
+            Net(
+                each, each.phase, None, (), threads, target, dtype, seed, data=feed,
+                loss_weights=_known_weights(each, loss_weights or {}),
+            )  # fmt: skip
             for each, feed in zip(tests, feeds, strict=True)
         ]
         for net in self.test_nets:
@@ -216,6 +226,8 @@ class Solver:
     def _test(self, index: int) -> dict[str, np.ndarray]:
         net, batches = self.test_nets[index], self.param.test_iter[index]
         self._log("solver.cpp:347", f"Iteration {self.iter}, Testing net (#{index})")
+        net.iter = self.iter
+        net.loss_weights.take_over(self.net.loss_weights)
         kind = net.native.dtype.type
         sums: dict[str, np.ndarray] = {}
         loss = kind(0)
@@ -275,6 +287,12 @@ def get_solver(source: str | PathLike[str], **options: Any) -> Solver:
 
 def _read(source: str | PathLike[str] | SolverParameter | SolverSource) -> SolverSource:
     return source if isinstance(source, SolverSource) else read_solver(source)
+
+
+def _known_weights(source: NetSource, weights: Mapping[str, LossWeight]) -> dict[str, LossWeight]:
+    """The weights that name a layer or top of the net."""
+    names = {name for layer in source.param.layer for name in (layer.name, *layer.top)}
+    return {name: weight for name, weight in weights.items() if name in names}
 
 
 def _log_to_python(place: str, text: str) -> None:
