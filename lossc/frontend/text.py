@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from lossc.errors import PrototxtError
-from lossc.frontend import caffe_pb2
+from lossc.frontend import caffe_pb2, extension
 from lossc.frontend.names import closest
 from lossc.frontend.places import Place, bad_escape, scan
 from lossc.frontend.upgrade import V1_TYPES
@@ -55,12 +55,14 @@ def parse(text: str, message: M, *, file: str) -> Place:
         line, path = text.count("\n", 0, escape[1]) + 1, places.path_to(escape[1])
         fix = "write \\\\ for a backslash, or / in the paths of files"
         raise PrototxtError(f"{escape[0]} in a string", fix=fix, layer=layer_name(path), file=file, line=line)
+    plain, blocks = extension.cut(text, places, file=file)
     try:
-        text_format.Parse(text, message)
+        text_format.Parse(plain, message)
     except text_format.ParseError as error:
         raise _explain(error, text, places, message.DESCRIPTOR, file) from None
     except RecursionError:
         raise PrototxtError("braces are nested too deeply", file=file) from None
+    extension.put(blocks, message)
     missing = message.FindInitializationErrors()
     if missing:
         raise _missing(missing[0], places, file)
@@ -148,7 +150,11 @@ def _explain(error: text_format.ParseError, text: str, places: Place, root: Any,
 
 
 def _message(full_name: str) -> Any:
-    return getattr(caffe_pb2, full_name.split(".")[-1]).DESCRIPTOR
+    outer, *inner = full_name.removeprefix("caffe.").split(".")
+    descriptor = getattr(caffe_pb2, outer).DESCRIPTOR
+    for name in inner:
+        descriptor = descriptor.nested_types_by_name[name]
+    return descriptor
 
 
 def _unknown_field(message: str, name: str, path: Sequence[Place], root: Any) -> tuple[str, str]:

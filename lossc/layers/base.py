@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lossc.errors import GraphError, ShapeError
 from lossc.ir import IO, Builder, Ref
+from lossc.layers.extras import Extra, read_extras
 from lossc.layers.fillers import fill
 
 Shape = tuple[int, ...]
@@ -38,11 +39,18 @@ class Layer:
     has_gradient: ClassVar[bool] = True
     #: True where the layer can work in place (its top may have its bottom's name).
     in_place: ClassVar[bool] = False
+    #: The settings that ``lossc_param { name: value }`` may give this layer type, by name.
+    extras: ClassVar[Mapping[str, Extra]] = {}
 
     def __init__(self, param: Any, phase: str) -> None:
         self.param = param
         self.phase = phase
         self.name: str = param.name
+        self._extras = read_extras(self.extras, param.lossc_param, self.type)
+
+    def extra(self, name: str) -> Any:
+        """The value of one of ``extras``: from the layer's lossc_param, or the default."""
+        return self._extras[name]
 
     def infer_shapes(self, *bottoms: Shape) -> Sequence[Shape]:
         """The shapes of the tops. Raises ShapeError."""

@@ -24,8 +24,8 @@ def test_generated_files_belong_to_the_schema():
 
 def test_counts():
     layer = caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_name
-    assert len(caffe_pb2.DESCRIPTOR.message_types_by_name) == 63
-    assert len([name for name in layer if name.endswith("_param")]) == 49
+    assert len(caffe_pb2.DESCRIPTOR.message_types_by_name) == 64
+    assert len([name for name in layer if name.endswith("_param")]) == 50
     assert len(caffe_pb2.V1LayerParameter.LayerType.keys()) == 40
 
 
