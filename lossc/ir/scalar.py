@@ -6,7 +6,7 @@ which it was written, because Caffe rounds after each step: ``f32(0.3) / f32(32)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +31,16 @@ _LEVEL = {"add": 1, "sub": 1, "mul": 2, "div": 2}
 
 @dataclass(frozen=True)
 class Scalar:
-    """A number with provenance: a leaf (``number``, ``why``) or an operation on other scalars."""
+    """A number with provenance: a leaf (``number``, ``why``) or an operation on other scalars.
+
+    ``source``: of a loss_weight, the top that it belongs to.
+    """
 
     number: float = 0.0
     why: str = ""
     op: str = ""
     args: tuple[Scalar, ...] = ()
+    source: str = ""
 
     @staticmethod
     def of(value: Scalar | float) -> Scalar:
@@ -65,6 +69,13 @@ class Scalar:
     def is_plain(self, number: float) -> bool:
         """True for an anonymous constant of that value, which needs no history."""
         return not self.op and not self.why and self.number == number
+
+    def leaves(self) -> Iterator[Scalar]:
+        """The named numbers that it was made from, from left to right."""
+        if not self.op:
+            yield self
+        for a in self.args:
+            yield from a.leaves()
 
     @property
     def history(self) -> str:

@@ -42,4 +42,5 @@ def normaliser(
     else:
         value = Scalar(1.0)
     io.saved["normaliser"] = value
+    io.saved["mode"] = loss_param.NormalizationMode.Name(mode)
     return value
