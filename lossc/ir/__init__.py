@@ -4,6 +4,7 @@ from lossc.ir.blob import Access, Blob, Dim, Ref, View
 from lossc.ir.builder import IO, Builder
 from lossc.ir.graph import Graph, LayerCall, LossTerm, Node, Param
 from lossc.ir.kernels import CheckLabel, Conv, Gemm, Geometry, Kernel, Map, Pool, Random, Store, make_map
+from lossc.ir.remark import Remark
 from lossc.ir.scalar import Scalar
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Pool",
     "Random",
     "Ref",
+    "Remark",
     "Scalar",
     "Store",
     "View",

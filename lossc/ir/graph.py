@@ -11,6 +11,7 @@ import networkx as nx
 from lossc.errors import InternalError
 from lossc.ir.blob import Blob, Ref, View, contiguous
 from lossc.ir.kernels import Kernel
+from lossc.ir.remark import Remark
 from lossc.ir.scalar import Scalar
 from lossc.loss_weight import LossWeight, Schedule
 
@@ -91,7 +92,7 @@ class Graph:
         self.diff_of: dict[str, str] = {}
         self.observable: set[str] = set()
         self.options: dict[str, Any] = {}
-        self.remarks: list[str] = []
+        self.remarks: list[Remark] = []
         self._graph: nx.MultiDiGraph = nx.MultiDiGraph()
         self._nodes: dict[int, Node] = {}
         self._order: list[int] = []
@@ -255,6 +256,10 @@ class Graph:
 
     def whole(self, name: str) -> Ref:
         return Ref.whole(self.blobs[name])
+
+    def remark(self, by: str, node: Node, what: str, why: str) -> None:
+        """Notes what the pass ``by`` does to a kernel, and why that is safe."""
+        self.remarks.append(Remark(by, node.layer, node.section, what, why))
 
     def observe(self, *names: str) -> None:
         self.observable.update(names)

@@ -48,7 +48,8 @@ def _source_into(graph: Graph, node: Node, into: Access, source: Access) -> bool
     for b in family:  # nobody reads that memory for another purpose while the source is alive before the copy
         if any(first <= at[r.id] < at[node.id] for r in graph.readers(b)):
             return False
-    return region is not None and _adopt(graph, node, source.blob, region, f"written into {into.blob} at once")
+    what, why = f"{source.blob} lies in {into.blob}", "it is written there at once, and nobody else writes that part"
+    return region is not None and _adopt(graph, node, source.blob, region, what, why)
 
 
 def _window_on(graph: Graph, node: Node, into: Access, source: Access) -> bool:
@@ -63,7 +64,8 @@ def _window_on(graph: Graph, node: Node, into: Access, source: Access) -> bool:
     if graph.blobs[graph.root(source.blob)].persistent:
         return False
     region = _view(graph, into.blob, into, source)
-    return region is not None and _adopt(graph, node, into.blob, region, f"a window on {source.blob}")
+    what, why = f"{into.blob} is a window on {source.blob}", "the source never changes again"
+    return region is not None and _adopt(graph, node, into.blob, region, what, why)
 
 
 def _view(graph: Graph, name: str, mine: Access, other: Access) -> View | None:
@@ -85,14 +87,14 @@ def _view(graph: Graph, name: str, mine: Access, other: Access) -> View | None:
     return View(other.blob, other.offset, tuple(strides))
 
 
-def _adopt(graph: Graph, node: Node, name: str, view: View, what: str) -> bool:
+def _adopt(graph: Graph, node: Node, name: str, view: View, what: str, why: str) -> bool:
     old = graph.blobs[name]
     graph.set_view(name, view)
     if not all(_fits(graph, n, b) for b in graph.family(name) for n in (*graph.readers(b), *graph.writers(b))):
         graph.blobs[name] = old
         return False
     graph.remove(node)
-    graph.remarks.append(f"{node.layer}: copy of {name} elided, {what}")
+    graph.remark("elide-copies", node, f"copy elided: {what}", why)
     return True
 
 

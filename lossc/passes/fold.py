@@ -47,7 +47,8 @@ class FoldLossWeight:
         stores = tuple(Store(s.access, rewrite(s.value, one), s.accumulate) for s in kernel.stores)
         graph.replace(node, make_map(stores))
         what = value.scalar.history if isinstance(value, Const) else show_expr(value)
-        graph.remarks.append(f"{node.layer}: {what} folded into {node.section}")
+        why = f"{name} is that number everywhere, and nothing else is ever written there"
+        graph.remark(self.name, node, f"{what} folded into the {node.note or kernel.kind}", why)
         return True
 
 
@@ -134,6 +135,9 @@ class FoldAccumulate:
             Store(s.access, s.value + number) if s.access == target else s for s in first.kernel.stores
         )
         graph.replace(first, make_map(stores))
+        why = f"that map is the next to touch {access.blob}, and adds to all of it"
+        what = f"{show_expr(number)} became a term of {first.layer} ({first.note or 'map'})"
+        graph.remark(self.name, fill, what, why)
         graph.remove(fill)
         return True
 
@@ -159,6 +163,8 @@ class FoldAccumulate:
         for node, _ in done:
             graph.replace(node, _plain(graph.node(node.id).kernel, family))
         if claimed == size:
+            why = "each element is stored once before anything is added to it or reads it"
+            graph.remark(self.name, fill, f"zeros of {name} not written: the first additions became stores", why)
             graph.remove(fill)
         return bool(done)
 
@@ -227,7 +233,9 @@ class SinkAlpha:
                 assert isinstance(fresh, (Gemm, Conv))
                 scaled = alpha if kernel.alpha.is_plain(1.0) else alpha * kernel.alpha
                 graph.replace(r, replace(fresh, alpha=scaled))
-            graph.remarks.append(f"{node.layer}: alpha {alpha.history} sunk into {', '.join(r.layer for r in readers)}")
+            why = f"products are linear, only these read {name}, and its source does not change before them"
+            layers = ", ".join(f"{r.layer} ({r.note or r.kernel.kind})" for r in readers)
+            graph.remark(self.name, node, f"alpha {alpha.history} sunk into {layers}", why)
             graph.remove(node)
             graph.remove_blob(name)
             changed = True

@@ -25,7 +25,8 @@ class FuseMaps:
             if fused is not None:
                 consumer, kernel, name = fused
                 graph.replace(consumer, kernel)
-                graph.remarks.append(f"{node.layer}: fused into {consumer.layer}")
+                why = f"only that map reads {name}, and its operands do not change in between"
+                graph.remark(self.name, node, f"{node.note or 'map'} fused into {_called(consumer)}", why)
                 graph.remove(node)
                 graph.remove_blob(name)
                 changed = True
@@ -127,11 +128,16 @@ def _absorb(graph: Graph, node: Node) -> bool:
         return False
     fresh = _with(kernel, *built)
     graph.replace(node, fresh, note=_joined(node.note, user.note))
-    graph.remarks.append(f"{user.layer}: {user.note or 'map'} fused into the epilogue of {node.layer}")
+    why = f"it is the next to use {out.blob}, element by element, and its operands are ready"
+    graph.remark("fuse-epilogues", user, f"{user.note or 'map'} fused into the epilogue of {_called(node)}", why)
     graph.remove(user)
     if not in_place:
         graph.remove_blob(out.blob)
     return True
+
+
+def _called(node: Node) -> str:
+    return f"{node.layer} ({node.note or node.kernel.kind})"
 
 
 def _joined(a: str, b: str) -> str:

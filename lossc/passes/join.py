@@ -28,7 +28,8 @@ class JoinLoss:
                 continue
             graph.replace(fore, joined, note="loss and gradient in one sweep")
             graph.remove(back)
-            graph.remarks.append(f"{back.layer}: forward and backward joined into one sweep")
+            why = "all that the gradient needs is known when the loss is computed, and nothing between touches it"
+            graph.remark(self.name, back, "joined with the forward map: loss and gradient in one sweep", why)
             changed = True
         return changed
 

@@ -24,6 +24,8 @@ class NarrowMasks:
             )
             if fits and blob.dtype == "real" and is_private(graph, name):
                 graph.blobs[name] = replace(blob, dtype="u8")
+                why = "only poolings read it, and a position within their window fits into a byte"
+                graph.remark(self.name, graph.writers(name)[0], f"{name} stored as bytes", why)
                 changed = True
         return changed
 

@@ -21,8 +21,8 @@ def _live(graph: Graph) -> set[int]:
     return {i for i in live if graph.node(i).kernel.writes() or graph.node(i).layer in layers}
 
 
-def _drop(graph: Graph, node: Node, reason: str) -> None:
-    graph.remarks.append(f"{node.layer}: {node.section} {node.kernel.kind} removed: {reason}")
+def _drop(graph: Graph, node: Node, by: str, why: str) -> None:
+    graph.remark(by, node, f"{node.note or node.kernel.kind} removed", why)
     graph.remove(node)
 
 
@@ -77,7 +77,7 @@ class PruneGradients:
         live = _live(graph)
         dead = [n for n in graph.section("backward") if n.id not in live]
         for node in dead:
-            _drop(graph, node, "its gradient reaches no parameter and nobody may look at it")
+            _drop(graph, node, self.name, "its gradient reaches no parameter and nobody may look at it")
         return bool(dead)
 
 
@@ -91,6 +91,6 @@ class PruneZeroLoss:
         live = _live(graph)
         dead = [n for n in graph.nodes if n.id not in live]
         for node in dead:
-            _drop(graph, node, "its value reaches no output, no loss and no gradient")
+            _drop(graph, node, self.name, "its value reaches no output, no loss and no gradient")
         trimmed = _trim(graph)
         return _orphans(graph) or trimmed or bool(dead)
