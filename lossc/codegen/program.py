@@ -17,7 +17,7 @@ FORMAT = 1
 #: Functions of net.c that no kernel's function may be named like: those with the net's prefix, and the others.
 INTERFACE = (
     "create", "destroy", "forward", "backward", "forward_backward", "clear_param_diffs", "update", "rate", "error",
-    "param", "param_diff", "param_size", "loss_weight", "set_loss_weight", "set_iter",
+    "param", "param_diff", "param_size", "abi", "loss_weight", "set_loss_weight", "set_iter",
 )  # fmt: skip
 INTERNAL = frozenset((
     "run_init", "run_forward", "run_backward", "run_update", "learning_rate", "finish", "abi_memory", "abi_param",
@@ -223,14 +223,14 @@ def _param_view(graph: Graph, plan: MemoryPlan, k: int) -> dict[str, Any]:
 
 def _header_blobs(graph: Graph, plan: MemoryPlan) -> list[dict[str, Any]]:
     """The blobs that C callers reach by name: inputs and outputs that lie contiguous."""
-    out, names = [], Names()
+    out, names = [], Names(frozenset(INTERFACE))
     for label in dict.fromkeys([*graph.inputs, *graph.outputs]):
         name = graph.data_of[label]
         place = _view_of(graph, plan, name)
         if Ref(name, tuple(place["shape"]), tuple(place["strides"])).is_contiguous or graph.blobs[name].size == 1:
             out.append(
                 {
-                    "name": names.fresh(label).lower(),
+                    "name": names.fresh(label.lower()),
                     "offset": place["offset"],
                     "size": graph.blobs[name].size,
                     "what": comment(f"{label} {place['shape']}"),

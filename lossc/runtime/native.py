@@ -29,8 +29,9 @@ class Native:
     def __init__(self, built: Built, threads: int, seed: int) -> None:
         self.manifest = built.manifest
         self.dtype = np.dtype(np.float32 if built.manifest["dtype"] == "f32" else np.float64)
-        self._ffi, lib = load_library(built.library, _declarations())
-        self._abi = lib.lossc_net_abi()
+        prefix = built.manifest["prefix"]
+        self._ffi, lib = load_library(built.library, _declarations(prefix))
+        self._abi = getattr(lib, f"{prefix}_abi")()
         handle = self._abi.create(threads, seed % 2**64)
         if handle == self._ffi.NULL:
             size = sum(built.manifest["bytes"][part] for part in ("params", "arena"))
@@ -136,13 +137,13 @@ def _release(net: Any, pointer: Any) -> None:
     """Called when the last array over ``pointer`` is gone; until then it has held on to ``net``."""
 
 
-@lru_cache(maxsize=1)
-def _declarations() -> str:
-    """abi.h as cffi reads it, and the one function that every library has."""
+@lru_cache(maxsize=16)
+def _declarations(prefix: str) -> str:
+    """abi.h as cffi reads it, and the one function by which a net of this prefix hands out its table."""
     path = runtime_dir() / "abi.h"
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise CompilerError(f"{path} cannot be read: {error.strerror}", fix="reinstall lossc") from error
     text = re.sub(r"/\*.*?\*/", "", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE), flags=re.DOTALL)
-    return text + "\nconst lossc_abi *lossc_net_abi(void);\n"
+    return f"{text}\nconst lossc_abi *{prefix}_abi(void);\n"

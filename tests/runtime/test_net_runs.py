@@ -196,7 +196,7 @@ def test_inputs_that_do_not_fit_are_refused(mlp: Path) -> None:
 
 def test_source_header_and_graph_come_from_the_compiler(mlp: Path) -> None:
     net = lossc.Net(mlp, lossc.TRAIN)
-    assert "lossc_net_abi" in net.source and "mlp_forward_backward" in net.header
+    assert "mlp_abi" in net.source and "mlp_forward_backward" in net.header
     kernels = {data["kernel"] for _, data in net.graph.nodes(data=True) if "kernel" in data}
     assert {"gemm", "map"} <= kernels
 

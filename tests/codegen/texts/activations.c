@@ -193,8 +193,8 @@ static void abi_set(lossc_net *net, int what, int64_t value)
     }
 }
 
-LOSSC_API const lossc_abi *lossc_net_abi(void);
-LOSSC_API const lossc_abi *lossc_net_abi(void)
+LOSSC_API const lossc_abi *activations_abi(void);
+LOSSC_API const lossc_abi *activations_abi(void)
 {
     static const lossc_abi abi = {
         1, activations_create, activations_destroy, activations_forward, activations_backward, activations_forward_backward,

@@ -202,8 +202,8 @@ static void abi_set(lossc_net *net, int what, int64_t value)
     }
 }
 
-LOSSC_API const lossc_abi *lossc_net_abi(void);
-LOSSC_API const lossc_abi *lossc_net_abi(void)
+LOSSC_API const lossc_abi *euclidean_abi(void);
+LOSSC_API const lossc_abi *euclidean_abi(void)
 {
     static const lossc_abi abi = {
         1, euclidean_create, euclidean_destroy, euclidean_forward, euclidean_backward, euclidean_forward_backward,

@@ -272,8 +272,8 @@ static void abi_set(lossc_net *net, int what, int64_t value)
     }
 }
 
-LOSSC_API const lossc_abi *lossc_net_abi(void);
-LOSSC_API const lossc_abi *lossc_net_abi(void)
+LOSSC_API const lossc_abi *softmax_abi(void);
+LOSSC_API const lossc_abi *softmax_abi(void)
 {
     static const lossc_abi abi = {
         1, softmax_create, softmax_destroy, softmax_forward, softmax_backward, softmax_forward_backward,
