@@ -62,6 +62,10 @@ class DataError(LosscError):
     """Input data that cannot be read, or labels that are out of range."""
 
 
+class NumericError(LosscError):
+    """A number that is not finite, in a net that was built to look for the first of them."""
+
+
 class SolverError(LosscError):
     """Solver settings that contradict each other."""
 

@@ -20,7 +20,7 @@ from lossc.codegen.mapplan import plan_map
 from lossc.codegen.names import Names, comment, identifier, literal, string
 from lossc.codegen.pool import PoolSpec, pool_code
 from lossc.errors import InternalError
-from lossc.ir import CheckLabel, Conv, Gemm, Graph, Map, Node, Pool, Random, Ref
+from lossc.ir import CheckFinite, CheckLabel, Constant, Conv, Gemm, Graph, Map, Node, Pool, Random, Ref
 from lossc.ir.expr import accesses
 from lossc.ir.printer import show_kernel
 from lossc.targets import Isa
@@ -32,6 +32,8 @@ _LOCALS = """
     first last chunk block count total turned sums alpha padded tap line
 """
 _RESERVED = frozenset(_LOCALS.split())
+#: How many numbers a task of a check looks at.
+_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ class KernelWriter:
         if isinstance(kernel, Random):
             return self._random(name, heading, kernel)
         if isinstance(kernel, CheckLabel):
-            return self._check(name, heading, kernel, node.layer)
+            return self._check_label(name, heading, kernel, node.layer)
+        if isinstance(kernel, CheckFinite):
+            return self._check_finite(name, heading, kernel, node)
+        if isinstance(kernel, Constant):
+            return self._constant(name, heading, kernel)
         raise InternalError(f"no template for {kernel.kind}")
 
     def _heading(self, node: Node) -> str:
@@ -234,19 +240,51 @@ class KernelWriter:
         }  # fmt: skip
         return Function(name, render("random.c.j2", view), ("net", pointer), 0, 0)
 
-    def _check(self, name: str, heading: str, kernel: CheckLabel, layer: str) -> Function:
+    def _check_label(self, name: str, heading: str, kernel: CheckLabel, layer: str) -> Function:
         pointer, _ = self._operand(kernel.label)
+        count = kernel.label.size
+        tasks = -(-count // _CHUNK) if count > _CHUNK else 0
         view = {
-            "name": name, "heading": heading, "real": self.style.real, "count": kernel.label.size,
+            "name": name, "heading": heading, "real": self.style.real, "v": f"v{self.dtype}", "m": f"m{self.dtype}",
+            "lanes": self.isa.lanes(self.dtype), "count": count, "chunk": _CHUNK, "tasks": tasks,
             "last": kernel.classes - 1, "ignore": kernel.ignore, "layer_string": string(layer),
-            "blob_string": string(self.graph.blobs[kernel.label.blob].label),
-            "truncate": "truncf" if self.dtype == "f32" else "trunc",
-            "zero": literal(0, self.dtype), "top": literal(kernel.classes - 1, self.dtype),
-            "ignored": literal(kernel.ignore or 0, self.dtype), "tasks": -(-kernel.label.size // 4096),
+            "blob_string": string(self.graph.blobs[kernel.label.blob].label), "zero": literal(0, self.dtype),
+            "one": literal(1, self.dtype), "top": literal(kernel.classes - 1, self.dtype), "ignored": literal(kernel.ignore or 0, self.dtype),
         }  # fmt: skip
-        tasks = view["tasks"]
-        assert isinstance(tasks, int)
-        return Function(name, render("check_label.c.j2", view), ("net", pointer, "net->shared"), tasks, 0, True)
+        shared = ("net->shared",) if tasks else ()
+        return Function(name, render("check_label.c.j2", view), ("net", pointer, *shared), tasks, 0, True)
+
+    def _check_finite(self, name: str, heading: str, kernel: CheckFinite, node: Node) -> Function:
+        pointer, strides = self._operand(kernel.values)
+        shape, run = kernel.values.shape, 1
+        outer = len(shape)
+        while outer and (shape[outer - 1] == 1 or strides[outer - 1] == run):
+            run, outer = run * shape[outer - 1], outer - 1
+        rows = kernel.values.size // run
+        step = max(_CHUNK // run, 1)  # rows in a task
+        axes, below = [], 1
+        for extent, stride in reversed(list(zip(shape[:outer], strides[:outer], strict=True))):
+            axes.append({"below": below, "extent": extent, "stride": stride})
+            below *= extent
+        view = {
+            "name": name, "heading": heading, "real": self.style.real, "run": run, "rows": rows, "step": step,
+            "tasks": -(-rows // step), "axes": axes, "largest": "FLT_MAX" if self.dtype == "f32" else "DBL_MAX",
+            "absolute": "fabsf" if self.dtype == "f32" else "fabs", "layer_string": string(node.layer),
+            "zero": literal(0, self.dtype), "what": string(kernel.what), "section": string(node.section),
+            "blob_string": string(self.graph.blobs[kernel.values.blob].label or kernel.values.blob),
+        }  # fmt: skip
+        return Function(
+            name, render("check_finite.c.j2", view), ("net", pointer, "net->shared"), -(-rows // step), 0, True
+        )
+
+    def _constant(self, name: str, heading: str, kernel: Constant) -> Function:
+        pointer, _ = self._operand(kernel.out)
+        numbers = [literal(value, self.dtype) for value in kernel.array.reshape(-1).tolist()]
+        view = {
+            "name": name, "heading": heading, "real": self.style.real, "count": len(numbers),
+            "rows": [numbers[k : k + 8] for k in range(0, len(numbers), 8)],
+        }  # fmt: skip
+        return Function(name, render("constant.c.j2", view), (pointer,), 0, 0)
 
 
 def _declared(declaration: str) -> str:

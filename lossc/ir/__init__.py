@@ -2,8 +2,9 @@
 
 from lossc.ir.blob import Access, Blob, Dim, Ref, View
 from lossc.ir.builder import IO, Builder
+from lossc.ir.checks import CheckFinite, CheckLabel
 from lossc.ir.graph import Graph, LayerCall, LossTerm, Node, Param
-from lossc.ir.kernels import CheckLabel, Conv, Gemm, Geometry, Kernel, Map, Pool, Random, Store, make_map
+from lossc.ir.kernels import Constant, Conv, Gemm, Geometry, Kernel, Map, Pool, Random, Store, make_map
 from lossc.ir.remark import Remark
 from lossc.ir.scalar import Scalar
 
@@ -12,7 +13,9 @@ __all__ = [
     "Access",
     "Blob",
     "Builder",
+    "CheckFinite",
     "CheckLabel",
+    "Constant",
     "Conv",
     "Dim",
     "Gemm",

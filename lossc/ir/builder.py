@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from lossc.ir.blob import Access, Blob, Ref, Role, View
+from lossc.ir.checks import CheckLabel
 from lossc.ir.expr import Const, Load, Value, check_truth, expr
 from lossc.ir.graph import Graph, Node
-from lossc.ir.kernels import CheckLabel, Conv, Gemm, Geometry, Kernel, Pool, Random, Store, make_map
+from lossc.ir.kernels import Constant, Conv, Gemm, Geometry, Kernel, Pool, Random, Store, make_map
 from lossc.ir.scalar import ONE, Scalar
 
 
@@ -133,5 +136,13 @@ class Builder:
         stream = self.graph.options["streams"] = self.graph.options.get("streams", 0) + 1
         self.emit(Random(out, distribution, a, b, stream))
 
+    def constant(self, name: str, values: np.ndarray) -> Ref:
+        """A blob of the layer's own, ``LAYER.name``, that holds these numbers from the start."""
+        ref = self.temp(name, values.shape, "state")
+        Builder(self.graph, self.layer, "init").emit(Constant(ref, values.astype("<f8").tobytes()), name)
+        return ref
+
     def check_label(self, label: Ref, classes: int, ignore: int | None = None) -> None:
-        self.emit(CheckLabel(label, classes, ignore))
+        """Bad labels stop the pass, unless the graph is told not to look (option "check_labels")."""
+        if self.graph.options.get("check_labels", True):
+            self.emit(CheckLabel(label, classes, ignore))

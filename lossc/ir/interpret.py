@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from lossc.errors import DataError, InternalError
+from lossc.errors import DataError, InternalError, NumericError
 from lossc.ir.blob import Access, Dim, Ref
 from lossc.ir.expr import OPS, REDUCE, Acc, Const, Expr, Gather, Iota, Load, Op, Reduce, walk
 from lossc.ir.graph import Graph
@@ -17,7 +17,7 @@ class Interpreter:
     """Memory for every blob of a graph, and the means to run its sections.
 
     ``dtype`` is "f32" or "f64"; arrays are reached by ``interpreter[name]`` (views on the memory, settable in place).
-    Raises DataError where a label is out of range.
+    Raises DataError where a label is out of range, NumericError where the graph looks for numbers that are not finite.
     """
 
     def __init__(self, graph: Graph, dtype: str = "f32") -> None:
@@ -41,8 +41,11 @@ class Interpreter:
     def counter(self) -> int:
         return self._calls
 
-    def fail(self, blob: str, index: int, value: float) -> None:
+    def refuse_label(self, blob: str, index: int, value: float) -> None:
         raise DataError(f'blob "{blob}" holds the label {value:g} at index {index}', fix="labels count from 0")
+
+    def refuse_value(self, blob: str, what: str, index: int, value: float) -> None:
+        raise NumericError(f'the {what} of blob "{blob}" is {value:g} at index {index}')
 
     def _strided(self, blob: str, offset: int, dims: list[tuple[int, int]]) -> np.ndarray:
         root, offset, strides = self.graph.resolve(blob, offset, dims)

@@ -25,7 +25,8 @@ class Memory(Protocol):
     def array(self, ref: Ref) -> np.ndarray: ...
     def evaluate(self, expr: Expr, dims: tuple[Dim, ...], acc: np.ndarray | None = None) -> np.ndarray: ...
     def store(self, access: Access, dims: tuple[Dim, ...], value: np.ndarray, accumulate: bool) -> None: ...
-    def fail(self, blob: str, index: int, value: float) -> None: ...
+    def refuse_label(self, blob: str, index: int, value: float) -> None: ...
+    def refuse_value(self, blob: str, what: str, index: int, value: float) -> None: ...
     def counter(self) -> int: ...
 
 
@@ -365,28 +366,28 @@ class Random(Kernel):
 
 
 @dataclass(frozen=True)
-class CheckLabel(Kernel):
-    """Stops the pass unless every label is an integer in 0..classes-1, or ``ignore``."""
+class Constant(Kernel):
+    """``out`` = numbers that are known when the net is compiled (a matrix from a file, weights of classes).
 
-    kind: ClassVar[str] = "check_label"
-    label: Ref
-    classes: int
-    ignore: int | None = None
+    ``values``: as many little-endian float64 numbers as ``out`` has elements; they are rounded to the net's dtype.
+    """
+
+    kind: ClassVar[str] = "constant"
+    out: Ref
+    values: bytes
 
     def inputs(self) -> tuple[Ref, ...]:
-        return (self.label,)
-
-    def outputs(self) -> tuple[Ref, ...]:
         return ()
 
+    def outputs(self) -> tuple[Ref, ...]:
+        return (self.out,)
+
+    @property
+    def array(self) -> np.ndarray:
+        return np.frombuffer(self.values, "<f8").reshape(self.out.shape)
+
     def numpy(self, memory: Memory) -> None:
-        flat = memory.array(self.label).reshape(-1)
-        good = (flat >= 0) & (flat < self.classes) & (np.trunc(flat) == flat)
-        if self.ignore is not None:
-            good |= np.trunc(flat) == self.ignore
-        bad = np.flatnonzero(~good)
-        if bad.size:
-            memory.fail(self.label.blob, int(bad[0]), float(flat[bad[0]]))
+        memory.array(self.out)[...] = self.array
 
 
 def is_copy(kernel: Kernel) -> tuple[Access, Access] | None:

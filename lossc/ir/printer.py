@@ -5,7 +5,8 @@ from __future__ import annotations
 from lossc.ir.blob import Access, Ref
 from lossc.ir.expr import Acc, Const, Expr, Gather, Iota, Load, Op, Reduce
 from lossc.ir.graph import SECTIONS, Graph, LayerCall, Node
-from lossc.ir.kernels import CheckLabel, Conv, Gemm, Kernel, Map, Pool, Random, is_copy
+from lossc.ir.checks import CheckFinite, CheckLabel
+from lossc.ir.kernels import Constant, Conv, Gemm, Kernel, Map, Pool, Random, is_copy
 
 _INFIX = {
     "add": ("+", 4), "sub": ("-", 4), "mul": ("*", 5), "div": ("/", 5),
@@ -88,6 +89,10 @@ def show_kernel(k: Kernel) -> str:
     if isinstance(k, CheckLabel):
         ignore = "" if k.ignore is None else f" or {k.ignore}"
         return f"check_label {show_ref(k.label)} in 0..{k.classes - 1}{ignore}"
+    if isinstance(k, CheckFinite):
+        return f"check_finite {show_ref(k.values)}"
+    if isinstance(k, Constant):
+        return f"constant {show_ref(k.out)}"
     return k.kind
 
 

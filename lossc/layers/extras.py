@@ -45,7 +45,7 @@ class Extra:
             texts = bool(default) and all(isinstance(v, str) for v in default)
             return Extra("texts" if texts else "numbers", tuple(default))
         for kind, types in (("truth", bool), ("number", (int, float)), ("text", str)):
-            if isinstance(default, types):  # type: ignore[arg-type]
+            if isinstance(default, types):
                 return Extra(kind, default)
         raise GraphError(
             f"a setting cannot have the default {default!r}", fix="give a number, True or False, a string, or a list"

@@ -20,6 +20,9 @@ _Static_assert(VF32_LANES == 8, "generated for avx2: compile it for that instruc
 #define AT_y_diff 144    /* y.diff [4, 6] */
 #define AT_loss_total 96    /* loss_total [] */
 
+/* What can stop a pass. */
+enum { LOSSC_BAD_LABEL = 1, LOSSC_NOT_FINITE = 2 };
+
 struct lossc_net {
     float *mem;                  /* SIZE reals */
     float *own_params;           /* PARAM_SIZE reals */
@@ -32,9 +35,9 @@ struct lossc_net {
     uint64_t calls;                   /* forward passes so far: the counter of random numbers */
     int64_t iter;                     /* updates so far */
     int64_t current_step;             /* of the policy multistep */
-    double bad_label;
+    double bad_value;
     ptrdiff_t bad_index;
-    const char *bad_layer, *bad_blob;
+    const char *bad_layer, *bad_blob, *bad_what, *bad_section;
     long last_class;
     char message[512];
 };
@@ -77,12 +80,13 @@ static void total_forward(const float *restrict loss, float *restrict loss_total
 
 /* ---- schedule ---- */
 
-static void run_forward(lossc_net *net)
+static int run_forward(lossc_net *net)    /* 1 where a check has stopped it */
 {
     float *const m = net->mem;
     (void)m;
     loss_forward(m + AT_x, m + AT_y, m + AT_loss, m + AT_x_diff, m + AT_y_diff);
     total_forward(m + AT_loss, m + AT_loss_total);
+    return 0;
 }
 
 /* ---- interface ---- */
@@ -123,10 +127,16 @@ LOSSC_API lossc_net *euclidean_create(int threads, uint64_t seed)
 
 static double finish(lossc_net *net)
 {
+    if (net->failed == LOSSC_NOT_FINITE) {
+        (void)snprintf(net->message, sizeof net->message,
+                       "layer \"%s\": in %s, the %s of blob \"%s\" is %g at index %lld", net->bad_layer, net->bad_section,
+                       net->bad_what, net->bad_blob, net->bad_value, (long long)net->bad_index);
+        return (double)NAN;
+    }
     if (net->failed) {
         (void)snprintf(net->message, sizeof net->message,
                        "layer \"%s\": blob \"%s\" holds the label %g at index %lld; labels are whole numbers from 0 to %ld",
-                       net->bad_layer, net->bad_blob, net->bad_label, (long long)net->bad_index, net->last_class);
+                       net->bad_layer, net->bad_blob, net->bad_value, (long long)net->bad_index, net->last_class);
         return (double)NAN;
     }
     return (double)net->mem[AT_loss_total];
@@ -138,7 +148,7 @@ LOSSC_API double euclidean_forward(lossc_net *net)
     net->calls++;
     LOSSC_PARALLEL(net->threads)
     {
-        run_forward(net);
+        (void)run_forward(net);
     }
     return finish(net);
 }
@@ -154,7 +164,7 @@ LOSSC_API double euclidean_forward_backward(lossc_net *net)
     net->calls++;
     LOSSC_PARALLEL(net->threads)
     {
-        run_forward(net);
+        (void)run_forward(net);
     }
     return finish(net);
 }
@@ -189,7 +199,7 @@ static void *abi_param(lossc_net *net, int index) { return net->param[index]; }
 static void abi_share_param(lossc_net *net, int index, void *data) { net->param[index] = data; }
 static int64_t abi_get(const lossc_net *net, int what)
 {
-    return what == 0 ? net->iter : what == 1 ? net->current_step : what == 2 ? (int64_t)net->calls : net->threads;
+    return what == 0 ? net->iter : what == 1 ? net->current_step : what == 2 ? (int64_t)net->calls : what == 3 ? net->threads : net->failed;
 }
 static void abi_set(lossc_net *net, int what, int64_t value)
 {

@@ -11,13 +11,16 @@ _Static_assert(VF32_LANES == 8, "generated for avx2: compile it for that instruc
 #define LOSSC_API __attribute__((visibility("default")))
 #define SIZE 144          /* reals: gradients of parameters, inputs, whatever is kept, then the shared arena */
 #define PARAM_SIZE 1
-#define SHARED_SIZE 16
+#define SHARED_SIZE 0
 #define LOCAL_SIZE 0
 #define AT_label 64    /* label [4] */
 #define AT_x 0    /* x [4, 6] */
 #define AT_loss 80    /* loss [] */
 #define AT_x_diff 112    /* x.diff [4, 6] */
 #define AT_loss_total 96    /* loss_total [] */
+
+/* What can stop a pass. */
+enum { LOSSC_BAD_LABEL = 1, LOSSC_NOT_FINITE = 2 };
 
 struct lossc_net {
     float *mem;                  /* SIZE reals */
@@ -31,45 +34,47 @@ struct lossc_net {
     uint64_t calls;                   /* forward passes so far: the counter of random numbers */
     int64_t iter;                     /* updates so far */
     int64_t current_step;             /* of the policy multistep */
-    double bad_label;
+    double bad_value;
     ptrdiff_t bad_index;
-    const char *bad_layer, *bad_blob;
+    const char *bad_layer, *bad_blob, *bad_what, *bad_section;
     long last_class;
     char message[512];
 };
 
 /* ---- loss { SoftmaxWithLoss } forward    net.prototxt:6    check_label label[4] in 0..5 */
-static void loss_forward(lossc_net *net, const float *restrict label, float *restrict shared)
+/* Whether a label of [begin, end) is neither a whole number from 0 to 5. */
+static int loss_forward_bad(const float *restrict label, ptrdiff_t begin, ptrdiff_t end)
 {
-    LOSSC_FOR
-    for (ptrdiff_t t = 0; t < 1; t++) {
-        const ptrdiff_t end = (t + 1) * 4096 < 4 ? (t + 1) * 4096 : 4;
-        int bad = 0;
-        for (ptrdiff_t i = t * 4096; i < end; i++) {
-            const float x = label[i], whole = truncf(x);
-            bad |= !(x >= 0.0f && x <= 5.0f && x == whole);
-        }
-        shared[t] = (float)bad;
+    const vf32 zero = vf32_zero(), one = vf32_set1(1.0f), top = vf32_set1(5.0f);
+    vf32 wrong = zero;
+    for (ptrdiff_t i = begin; i < end; i += 8) {
+        const vf32 x = end - i < 8 ? vf32_load_n(label + i, (int)(end - i)) : vf32_load(label + i);
+        const vf32 whole = vf32_trunc(x);
+        const mf32 good = mf32_and(mf32_and(vf32_ge(x, zero), vf32_le(x, top)), vf32_eq(x, whole));
+        wrong = vf32_add(wrong, vf32_select(good, zero, one));
+    }
+    return vf32_sum(wrong) > 0.0f;
+}
+
+static int loss_forward(lossc_net *net, const float *restrict label)
+{
+    if (!loss_forward_bad(label, 0, 4)) {    /* few: every thread looks at all, so that nobody waits */
+        return 0;
     }
     LOSSC_SINGLE
     {
-        for (ptrdiff_t t = 0; t < 1 && !net->failed; t++) {
-            if (shared[t] == 0.0f) {
-                continue;
-            }
-            for (ptrdiff_t i = t * 4096; i < 4 && !net->failed; i++) {
-                const float x = label[i], whole = truncf(x);
-                if (!(x >= 0.0f && x <= 5.0f && x == whole)) {
-                    net->failed = 1;
-                    net->bad_label = (double)x;
-                    net->bad_index = i;
-                    net->bad_layer = "loss";
-                    net->bad_blob = "label";
-                    net->last_class = 5;
-                }
-            }
+        ptrdiff_t i = 0;
+        while (!loss_forward_bad(label, i, i + 1)) {
+            i++;
         }
+        net->failed = LOSSC_BAD_LABEL;
+        net->bad_value = (double)label[i];
+        net->bad_index = i;
+        net->bad_layer = "loss";
+        net->bad_blob = "label";
+        net->last_class = 5;
     }
+    return 1;
 }
 
 /* ---- loss { SoftmaxWithLoss } forward (loss and gradient in one sweep)    net.prototxt:6    map<o=4xa=6> loss[] = sum_o(min(-log(FLT_MIN) 87.3365447505531, log(sum_a(exp(x[o,a] - max_a(x[o,a])))) - (x[o]@1*[label[o]] - max_a(x[o,a])))) / N 4; x.diff[o,a] = (loss_weight 1 / N 4) * where(a == label[o], exp(x[o,a] - max_a(x[o,a])) / sum_a(exp(x[o,a] - max_a(x[o,a]))) - 1, exp(x[o,a] - max_a(x[o,a])) / sum_a(exp(x[o,a] - max_a(x[o,a])))) */
@@ -143,16 +148,16 @@ static void total_forward(const float *restrict loss, float *restrict loss_total
 
 /* ---- schedule ---- */
 
-static void run_forward(lossc_net *net)
+static int run_forward(lossc_net *net)    /* 1 where a check has stopped it */
 {
     float *const m = net->mem;
     (void)m;
-    loss_forward(net, m + AT_label, net->shared);
-    if (net->failed) {
-        return;
+    if (loss_forward(net, m + AT_label)) {
+        return 1;
     }
     loss_forward_2(m + AT_x, m + AT_label, m + AT_loss, m + AT_x_diff);
     total_forward(m + AT_loss, m + AT_loss_total);
+    return 0;
 }
 
 /* ---- interface ---- */
@@ -193,10 +198,16 @@ LOSSC_API lossc_net *softmax_create(int threads, uint64_t seed)
 
 static double finish(lossc_net *net)
 {
+    if (net->failed == LOSSC_NOT_FINITE) {
+        (void)snprintf(net->message, sizeof net->message,
+                       "layer \"%s\": in %s, the %s of blob \"%s\" is %g at index %lld", net->bad_layer, net->bad_section,
+                       net->bad_what, net->bad_blob, net->bad_value, (long long)net->bad_index);
+        return (double)NAN;
+    }
     if (net->failed) {
         (void)snprintf(net->message, sizeof net->message,
                        "layer \"%s\": blob \"%s\" holds the label %g at index %lld; labels are whole numbers from 0 to %ld",
-                       net->bad_layer, net->bad_blob, net->bad_label, (long long)net->bad_index, net->last_class);
+                       net->bad_layer, net->bad_blob, net->bad_value, (long long)net->bad_index, net->last_class);
         return (double)NAN;
     }
     return (double)net->mem[AT_loss_total];
@@ -208,7 +219,7 @@ LOSSC_API double softmax_forward(lossc_net *net)
     net->calls++;
     LOSSC_PARALLEL(net->threads)
     {
-        run_forward(net);
+        (void)run_forward(net);
     }
     return finish(net);
 }
@@ -224,7 +235,7 @@ LOSSC_API double softmax_forward_backward(lossc_net *net)
     net->calls++;
     LOSSC_PARALLEL(net->threads)
     {
-        run_forward(net);
+        (void)run_forward(net);
     }
     return finish(net);
 }
@@ -259,7 +270,7 @@ static void *abi_param(lossc_net *net, int index) { return net->param[index]; }
 static void abi_share_param(lossc_net *net, int index, void *data) { net->param[index] = data; }
 static int64_t abi_get(const lossc_net *net, int what)
 {
-    return what == 0 ? net->iter : what == 1 ? net->current_step : what == 2 ? (int64_t)net->calls : net->threads;
+    return what == 0 ? net->iter : what == 1 ? net->current_step : what == 2 ? (int64_t)net->calls : what == 3 ? net->threads : net->failed;
 }
 static void abi_set(lossc_net *net, int what, int64_t value)
 {
