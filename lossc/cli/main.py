@@ -17,6 +17,7 @@ VERBS = {
     "test": "run a net over data and print the means of its outputs",
     "compile": "write a net as C with header and library, for use without Python",
     "inspect": "show what the compiler makes of a net",
+    "explain": "show where each loss_weight went, and what the losses and their gradients are",
     "cache": "show or clear the cache of compiled nets",
 }
 

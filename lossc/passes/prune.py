@@ -22,7 +22,8 @@ def _live(graph: Graph) -> set[int]:
 
 
 def _drop(graph: Graph, node: Node, by: str, why: str) -> None:
-    graph.remark(by, node, f"{node.note or node.kernel.kind} removed", why)
+    made = ", ".join(node.kernel.writes())
+    graph.remark(by, node, f"{node.note or node.kernel.kind}{' of ' if made else ''}{made} removed", why)
     graph.remove(node)
 
 

@@ -23,6 +23,8 @@ from lossc.runtime.weights import match_weights
 if TYPE_CHECKING:
     import networkx as nx
 
+    from lossc.explain.report import Report
+
 
 class Layer(NamedTuple):
     """A layer's type and its parameters."""
@@ -70,6 +72,8 @@ class Net:
             raise UsageError(f"threads is {threads}", fix=f"give 1 to {MOST_THREADS}, or None for one per core")
         self._source = file
         self._feed = Feed(file, data, seed)
+        #: What decides fillers, dropout and other random numbers.
+        self.seed = seed
         kept = keep if keep == "all" else (keep,) if isinstance(keep, str) and keep else tuple(keep)
         self.request = Request(
             file, kept, target, dtype, solver, self._feed.shapes, loss_weights=dict(loss_weights or {})
@@ -154,6 +158,16 @@ class Net:
     def graph(self) -> nx.MultiDiGraph:
         """A copy of the bipartite graph of blobs and kernels that ``source`` was written from."""
         return self._compiled.graph.networkx()
+
+    def explain(self, *, gradients: bool = True) -> Report:
+        """Where each loss_weight went, and what the compiler did on the way; printed, it is a text for people.
+
+        After a forward pass it holds the values of the losses on that batch. With ``gradients`` also each loss's share
+        of the gradient where heads join the trunk; that takes a second build of the net, and runs it on copies.
+        """
+        from lossc.explain import explain_net
+
+        return explain_net(self, gradients=gradients)
 
     # ---- running
 

@@ -1,0 +1,189 @@
+"""The picture of a net: layers from top to bottom, blobs and gradients between them, as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from lossc.explain.report import Box, Edge, Report
+
+_CHARACTER, _LINE, _PAD = 6.4, 15, 9  # of text in pixels: a character's width, a line's height, the margin in a box
+_GAP_X, _GAP_Y, _VIA = 26, 58, 10  # between boxes, between ranks; width of an edge that passes a rank
+_SWEEPS = 12
+
+
+@dataclass
+class _Spot:
+    """A box, or a point where an edge passes a rank."""
+
+    width: float
+    height: float
+    rank: int = 0
+    x: float = 0.0
+    y: float = 0.0
+    above: list[_Spot] = field(default_factory=list)
+    below: list[_Spot] = field(default_factory=list)
+
+
+@dataclass
+class _Line:
+    """The edges from one layer to another, and the spots between the two."""
+
+    edges: list[Edge]
+    spots: list[_Spot]
+
+
+def draw(report: Report) -> str:
+    """The net as an SVG element: forward edges with blob and shape, backward ones with the alphas that scale them."""
+    texts = {b.layer: _texts(b) for b in report.boxes}
+    spots = {
+        name: _Spot(_CHARACTER * max(map(len, lines)) + 2 * _PAD, _LINE * len(lines) + _PAD)
+        for name, lines in texts.items()
+    }
+    lines = _rank(spots, report.edges)
+    rows = _rows([*spots.values(), *(s for line in lines for s in line.spots[1:-1])])
+    _order(rows)
+    _place(rows)
+    width = max((s.x + s.width / 2 for row in rows for s in row), default=0) + 170
+    height = max((s.y + s.height for row in rows for s in row), default=0) + 10
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="net" viewBox="-10 -10 {width + 10:.0f} {height + 10:.0f}" '
+        f'width="{width + 10:.0f}" height="{height + 10:.0f}" role="img" aria-label="{escape(report.net)}">',
+        _MARKERS,
+        *(_edge(line) for line in lines),
+        *(_box(b, texts[b.layer], spots[b.layer]) for b in report.boxes),
+        "</svg>",
+    ]
+    return "\n".join(parts)
+
+
+_MARKERS = "".join(
+    f'<marker id="{name}" class="{name}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+    'orient="auto-start-reverse"><path d="M0 0L8 4L0 8z"/></marker>'
+    for name in ("forward", "backward")
+)
+
+
+def _texts(b: Box) -> list[str]:
+    place = f", line {b.line}" if b.line else ""
+    out = [b.layer, f"{b.type}{place}", f"kernels: {b.forward} forward, {b.backward} backward"]
+    return [*out, f"loss_weight {b.weight}"] if b.weight else out
+
+
+def _rank(spots: dict[str, _Spot], edges: Sequence[Edge]) -> list[_Line]:
+    """A rank for each layer, below all that it reads; edges across several ranks get spots in those between."""
+    pairs: dict[tuple[str, str], list[Edge]] = {}
+    for e in edges:
+        pairs.setdefault((e.source, e.target), []).append(e)
+    for (source, target), _ in sorted(pairs.items(), key=lambda p: list(spots).index(p[0][1])):
+        spots[target].rank = max(spots[target].rank, spots[source].rank + 1)
+    reads = {target for _, target in pairs}
+    for name in spots:
+        followers = [spots[target].rank for source, target in pairs if source == name]
+        if name not in reads and followers:
+            spots[name].rank = min(followers) - 1
+    lines = []
+    for (source, target), group in pairs.items():
+        first, last = spots[source], spots[target]
+        between = [_Spot(_VIA, 0, rank) for rank in range(first.rank + 1, last.rank)]
+        chain = [first, *between, last]
+        for a, b in zip(chain, chain[1:], strict=False):
+            a.below.append(b)
+            b.above.append(a)
+        lines.append(_Line(group, chain))
+    return lines
+
+
+def _rows(spots: Iterable[_Spot]) -> list[list[_Spot]]:
+    rows: dict[int, list[_Spot]] = {}
+    for s in spots:
+        rows.setdefault(s.rank, []).append(s)
+    return [rows[rank] for rank in sorted(rows)]
+
+
+def _order(rows: list[list[_Spot]]) -> None:
+    """Fewer crossings: each spot at the mean of its neighbours' places, downwards and upwards in turn."""
+    for sweep in range(_SWEEPS):
+        down = sweep % 2 == 0
+        for row in rows if down else reversed(rows):
+            at = {id(s): k for r in rows for k, s in enumerate(r)}
+            keys = {}
+            for k, s in enumerate(row):
+                near = s.above if down else s.below
+                keys[id(s)] = sum(at[id(n)] for n in near) / len(near) if near else k
+            row.sort(key=lambda s: keys[id(s)])
+
+
+def _place(rows: list[list[_Spot]]) -> None:
+    y = 0.0
+    for row in rows:
+        tall = max(s.height for s in row)
+        x = 0.0
+        for s in row:
+            s.x, s.y = x + s.width / 2, y + (tall - s.height) / 2
+            x += s.width + _GAP_X
+        y += tall + _GAP_Y
+    for sweep in range(_SWEEPS):
+        for row in rows if sweep % 2 == 0 else reversed(rows):
+            wish = [_mean([n.x for n in (*s.above, *s.below)], s.x) for s in row]
+            for s, x in zip(row, _apart(row, wish), strict=True):
+                s.x = x
+    left = min(s.x - s.width / 2 for row in rows for s in row)
+    for row in rows:
+        for s in row:
+            s.x -= left
+
+
+def _mean(values: list[float], otherwise: float) -> float:
+    return sum(values) / len(values) if values else otherwise
+
+
+def _apart(row: list[_Spot], wish: list[float]) -> list[float]:
+    """Places near the wished ones, in the row's order and without overlap: the mean of pushing right and left."""
+    apart = [(a.width + b.width) / 2 + _GAP_X for a, b in zip(row, row[1:], strict=False)]
+    right, left = list(wish), list(wish)
+    for k, d in enumerate(apart):
+        right[k + 1] = max(right[k + 1], right[k] + d)
+    for k in range(len(apart) - 1, -1, -1):
+        left[k] = min(left[k], left[k + 1] - apart[k])
+    return [(a + b) / 2 for a, b in zip(right, left, strict=True)]
+
+
+def _box(b: Box, lines: list[str], s: _Spot) -> str:
+    kind = "loss" if b.weight else "layer"
+    kind += " unused" if b.weight and not b.backward and b.weight == "0" else ""
+    x, y = s.x - s.width / 2, s.y
+    rows = "".join(
+        f'<tspan x="{s.x:.1f}" y="{y + _LINE * (k + 1):.1f}">{escape(line)}</tspan>' for k, line in enumerate(lines)
+    )
+    frame = f'<rect x="{x:.1f}" y="{y:.1f}" width="{s.width:.1f}" height="{s.height:.1f}" rx="5"/>'
+    return f'<g class="{kind}">{frame}<text>{rows}</text></g>'
+
+
+def _edge(line: _Line) -> str:
+    names = ", ".join(f"{e.blob} {list(e.shape)}" for e in line.edges)
+    alpha = "; ".join(dict.fromkeys(e.alpha for e in line.edges if e.alpha))
+    first, last = line.spots[0], line.spots[-1]
+    points = [(first.x, first.y + first.height), *((s.x, s.y) for s in line.spots[1:-1]), (last.x, last.y)]
+    (ax, ay), (bx, by) = points[-2:]
+    x, y = (ax + bx) / 2, (ay + by) / 2
+    out = [_path(points, 0, "forward", "marker-end"), _label(x, y - 2, names, "forward")]
+    if any(e.gradient for e in line.edges):
+        out.insert(1, _path(points, 7, "backward", "marker-start"))
+        out += [_label(x + 7, y + 10, alpha, "backward")] if alpha else []
+    return f"<g><title>{escape(names)}</title>{''.join(out)}</g>"
+
+
+def _path(points: Sequence[tuple[float, float]], aside: float, kind: str, marker: str) -> str:
+    (x, y), *rest = [(x + aside, y) for x, y in points]
+    d = [f"M{x:.1f} {y:.1f}"]
+    for nx, ny in rest:
+        middle = (y + ny) / 2
+        d.append(f"C{x:.1f} {middle:.1f} {nx:.1f} {middle:.1f} {nx:.1f} {ny:.1f}")
+        x, y = nx, ny
+    return f'<path class="{kind}" d="{"".join(d)}" {marker}="url(#{kind})"/>'
+
+
+def _label(x: float, y: float, text: str, kind: str) -> str:
+    return f'<text class="{kind}" x="{x + 10:.1f}" y="{y:.1f}">{escape(text)}</text>'
