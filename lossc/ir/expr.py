@@ -243,7 +243,10 @@ def expr(value: Value) -> Expr:
 
 
 def op(name: str, *args: Value) -> Expr:
-    """An operation, simplified where that is exact: constants fold; x*1, x/1, x+0, x-0 and where(const) vanish."""
+    """An operation, simplified where that is exact: constants fold; x*1, x/1, x+0 and x-0 are x, -0 too.
+
+    Constants stand in front in a product.
+    """
     a = tuple(expr(x) for x in args)
     if all(isinstance(x, Const) for x in a):
         folded = Scalar.fold(name, *(x.scalar for x in a))  # type: ignore[attr-defined]
@@ -255,13 +258,18 @@ def op(name: str, *args: Value) -> Expr:
                 return other
             if isinstance(one, Const) and (name == "add" or (name == "sub" and one is a[1])) and one.scalar.is_plain(0):
                 return other
-        if name == "mul" and isinstance(a[0], Const) and isinstance(a[1], Op) and a[1].name == "mul":
-            inner = a[1].args[0]  # constants gather in front: w * (1/N * x) = (w * 1/N) * x
-            if isinstance(inner, Const):
-                return op("mul", Const(a[0].scalar * inner.scalar), a[1].args[1])
         if name == "mul" and isinstance(a[1], Const) and not isinstance(a[0], Const):
             return op("mul", a[1], a[0])
     return Op(name, a)
+
+
+def gather_constants(e: Expr) -> Expr:
+    """w * (1/N * x) -> (w * 1/N) * x, as Caffe multiplies. Not exact: it rounds otherwise than what was written."""
+    if isinstance(e, Op) and e.name == "mul" and isinstance(e.args[1], Op) and e.args[1].name == "mul":
+        outer, (inner, x) = e.args[0], e.args[1].args
+        if isinstance(outer, Const) and isinstance(inner, Const):
+            return op("mul", Const(outer.scalar * inner.scalar), x)
+    return e
 
 
 def where(cond: Expr, a: Value, b: Value) -> Expr:

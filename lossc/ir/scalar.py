@@ -18,8 +18,8 @@ _FOLD: dict[str, Callable] = {
     "add": np.add,
     "sub": np.subtract,
     "neg": np.negative,
-    "max": np.maximum,
-    "min": np.minimum,
+    "max": lambda a, b: a if a > b else b,  # as in C: the second operand where one is not a number
+    "min": lambda a, b: a if a < b else b,
     "pow": np.power,
     "sqrt": np.sqrt,
     "exp": np.exp,

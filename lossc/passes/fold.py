@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lossc.ir import Access, Conv, Gemm, Graph, Map, Node, Ref, Scalar, Store, make_map
-from lossc.ir.expr import Const, Expr, Load, Op, op, rewrite, tighten, total
+from lossc.ir.expr import Const, Expr, Load, Op, gather_constants, op, rewrite, tighten, total
 from lossc.ir.printer import show_expr
 from lossc.passes.analysis import covers, is_private, overlap, pairs, writes_between
 
@@ -42,7 +42,7 @@ class FoldLossWeight:
             return False
 
         def one(e: Expr) -> Expr:
-            return value if isinstance(e, Load) and e.access.blob == name else tighten(e)
+            return value if isinstance(e, Load) and e.access.blob == name else gather_constants(tighten(e))
 
         stores = tuple(Store(s.access, rewrite(s.value, one), s.accumulate) for s in kernel.stores)
         graph.replace(node, make_map(stores))
