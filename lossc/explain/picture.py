@@ -9,7 +9,8 @@ from html import escape
 from lossc.explain.report import Box, Edge, Report
 
 _CHARACTER, _LINE, _PAD = 6.4, 15, 9  # of text in pixels: a character's width, a line's height, the margin in a box
-_GAP_X, _GAP_Y, _VIA = 26, 58, 10  # between boxes, between ranks; width of an edge that passes a rank
+_SMALL = 12  # a label's height
+_GAP_X, _GAP_Y, _VIA = 26, 64, 10  # between boxes, between ranks; width of an edge that passes a rank
 _SWEEPS = 12
 
 
@@ -51,7 +52,7 @@ def draw(report: Report) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" class="net" viewBox="-10 -10 {width + 10:.0f} {height + 10:.0f}" '
         f'width="{width + 10:.0f}" height="{height + 10:.0f}" role="img" aria-label="{escape(report.net)}">',
         _MARKERS,
-        *(_edge(line) for line in lines),
+        *_entries(lines),
         *(_box(b, texts[b.layer], spots[b.layer]) for b in report.boxes),
         "</svg>",
     ]
@@ -161,18 +162,37 @@ def _box(b: Box, lines: list[str], s: _Spot) -> str:
     return f'<g class="{kind}">{frame}<text>{rows}</text></g>'
 
 
-def _edge(line: _Line) -> str:
+def _entries(lines: Sequence[_Line]) -> list[str]:
+    """All edges; those into one layer end side by side on its upper edge, their labels stand above it."""
+    into: dict[int, list[_Line]] = {}
+    for line in lines:
+        into.setdefault(id(line.spots[-1]), []).append(line)
+    out = []
+    for group in into.values():
+        group.sort(key=lambda line: line.spots[-2].x)
+        last = group[0].spots[-1]
+        step = min(34.0, (last.width - 24) / len(group))
+        labels: list[tuple[str, str]] = []
+        for k, line in enumerate(group):
+            x = last.x + (k - (len(group) - 1) / 2) * step
+            out.append(_edge(line, x))
+            labels += [(f"{e.blob} {list(e.shape)}", "forward") for e in line.edges]
+            labels += [(alpha, "backward") for alpha in dict.fromkeys(e.alpha for e in line.edges if e.alpha)]
+        for k, (text, kind) in enumerate(labels):
+            x, y = last.x + (len(group) - 1) / 2 * step + 18, last.y - 8 - _SMALL * (len(labels) - 1 - k)
+            out.append(f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>')
+    return out
+
+
+def _edge(line: _Line, x: float) -> str:
     names = ", ".join(f"{e.blob} {list(e.shape)}" for e in line.edges)
-    alpha = "; ".join(dict.fromkeys(e.alpha for e in line.edges if e.alpha))
     first, last = line.spots[0], line.spots[-1]
-    points = [(first.x, first.y + first.height), *((s.x, s.y) for s in line.spots[1:-1]), (last.x, last.y)]
-    (ax, ay), (bx, by) = points[-2:]
-    x, y = (ax + bx) / 2, (ay + by) / 2
-    out = [_path(points, 0, "forward", "marker-end"), _label(x, y - 2, names, "forward")]
+    points = [(first.x, first.y + first.height), *((s.x, s.y) for s in line.spots[1:-1]), (x, last.y)]
+    paths = [_path(points, 0, "forward", "marker-end")]
     if any(e.gradient for e in line.edges):
-        out.insert(1, _path(points, 7, "backward", "marker-start"))
-        out += [_label(x + 7, y + 10, alpha, "backward")] if alpha else []
-    return f"<g><title>{escape(names)}</title>{''.join(out)}</g>"
+        paths.append(_path(points, 7, "backward", "marker-start"))
+    title = f"{names}: {line.edges[0].source} to {line.edges[0].target}"
+    return f"<g><title>{escape(title)}</title>{''.join(paths)}</g>"
 
 
 def _path(points: Sequence[tuple[float, float]], aside: float, kind: str, marker: str) -> str:
@@ -184,6 +204,3 @@ def _path(points: Sequence[tuple[float, float]], aside: float, kind: str, marker
         x, y = nx, ny
     return f'<path class="{kind}" d="{"".join(d)}" {marker}="url(#{kind})"/>'
 
-
-def _label(x: float, y: float, text: str, kind: str) -> str:
-    return f'<text class="{kind}" x="{x + 10:.1f}" y="{y:.1f}">{escape(text)}</text>'
