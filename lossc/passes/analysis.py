@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from lossc.ir import Access, Dim, Graph, Map, Node, Ref, Store
-from lossc.ir.expr import Expr, Iota, Reduce, map_accesses, op, rewrite
+from lossc.ir.expr import Expr, Iota, Reduce, accesses, map_accesses, op, rewrite, walk
 
 #: For dimensions of a map: the dimensions that replace them, with the step of each.
 Split = dict[Dim, tuple[tuple[Dim, int], ...]]
@@ -73,6 +74,45 @@ def split_dim(kernel: Map, dim: Dim, inner: int) -> tuple[Map, Dim, Dim]:
     )
     at = kernel.dims.index(dim)
     return Map(stores, (*kernel.dims[:at], outer_dim, inner_dim, *kernel.dims[at + 1 :])), outer_dim, inner_dim
+
+
+def coalesce(kernel: Map) -> Map:
+    """The same map with as few dimensions as its accesses admit: two that every access walks as one become one."""
+    for outer in kernel.dims:
+        for inner in kernel.dims:
+            if outer != inner and _walk_as_one(kernel, outer, inner):
+                return coalesce(_merged(kernel, outer, inner))
+    return kernel
+
+
+def _walk_as_one(kernel: Map, outer: Dim, inner: Dim) -> bool:
+    used = [s.access for s in kernel.stores] + [a for s in kernel.stores for a in accesses(s.value)]
+    if any(a.stride(outer) != a.stride(inner) * inner.extent for a in used):
+        return False
+    nodes = [e for s in kernel.stores for e in walk(s.value)]
+    return not any(
+        (isinstance(e, Iota) and e.dim in (outer, inner))
+        or (isinstance(e, Reduce) and (outer in e.dims) != (inner in e.dims))
+        for e in nodes
+    )
+
+
+def _merged(kernel: Map, outer: Dim, inner: Dim) -> Map:
+    one = Dim(outer.name, outer.extent * inner.extent)
+
+    def access(a: Access) -> Access:
+        strides = ((one, a.stride(inner)) if d == outer else (d, s) for d, s in a.strides if d != inner)
+        return replace(a, strides=tuple(strides))
+
+    def change(e: Expr) -> Expr:
+        if isinstance(e, Reduce) and outer in e.dims:
+            return Reduce(e.kind, e.arg, tuple(sorted(one if d == outer else d for d in e.dims if d != inner)))
+        return e
+
+    stores = tuple(
+        Store(access(s.access), rewrite(map_accesses(s.value, access), change), s.accumulate) for s in kernel.stores
+    )
+    return Map(stores, tuple(one if d == outer else d for d in kernel.dims if d != inner))
 
 
 def rename_dims(kernel: Map, mapping: dict[Dim, Dim]) -> Map:
@@ -144,7 +184,7 @@ def overlap(graph: Graph, a: Ref | Access, b: Ref | Access) -> bool:
     bp = sorted((s, e) for (e, _), s in zip(pairs(b), bst, strict=True) if e > 1)
     apart = abs(ao - bo)
     low = ap if ao < bo else bp
-    strides = sorted({s for s, _ in (*ap, *bp)})
+    strides = [0, *sorted({s for s, _ in (*ap, *bp)})]
     for k, stride in enumerate(strides):
         above = strides[k + 1] if k + 1 < len(strides) else None
         reach = sum((e - 1) * s for s, e in low if s <= stride) + 1

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lossc.ir import Access, Conv, Gemm, Graph, Map, Node, Ref, Scalar, Store, make_map
+from lossc.ir import Access, Blob, Conv, Gemm, Graph, Map, Node, Pool, Ref, Scalar, Store, make_map
 from lossc.ir.expr import Const, Expr, Load, Op, gather_constants, op, rewrite, tighten, total
 from lossc.ir.printer import show_expr
 from lossc.passes.analysis import covers, is_private, overlap, pairs, writes_between
+
+LABELS = "nchwabdefgijklmopqrstuvxyz"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,13 @@ class FoldLossWeight:
             if folded is None:
                 return False
             kernel = folded
+        elif isinstance(kernel, (Conv, Pool)) and isinstance(value, Const) and name not in graph.observable:
+            ones = _ones(graph, name)
+            graph.replace(node, replace(kernel, y=replace(kernel.y, blob=ones), alpha=value.scalar * kernel.alpha))
+            what = f"{value.scalar.history} became the alpha of the {node.note or kernel.kind}, which reads ones"
+            why = "the top's diff is that number everywhere; the ones are filled once for all"
+            graph.remark(self.name, node, what, why)
+            return True
         if not isinstance(kernel, Map):
             return False
 
@@ -47,16 +56,18 @@ class FoldLossWeight:
         stores = tuple(Store(s.access, rewrite(s.value, one), s.accumulate) for s in kernel.stores)
         graph.replace(node, make_map(stores))
         what = value.scalar.history if isinstance(value, Const) else show_expr(value)
-        why = f"{name} is that number everywhere, and nothing else is ever written there"
+        why = "the top's diff is that number everywhere, and nothing else is ever written there"
         graph.remark(self.name, node, f"{what} folded into the {node.note or kernel.kind}", why)
         return True
 
 
 def _uniform(graph: Graph, name: str) -> Expr | None:
     """The value of a diff that only one number each time is ever stored to, whole; None otherwise."""
-    if graph.blobs[name].role != "diff" or graph.family(name) != [name]:
-        return None
-    writers = graph.writers(name)
+    family = graph.family(name)
+    if graph.blobs[name].role != "diff" or any(graph.blobs[b].size != graph.blobs[name].size for b in family):
+        return None  # a window on a part of something
+    position = graph.position()
+    writers = sorted((n for b in family for n in graph.writers(b)), key=lambda n: position[n.id])
     value: Expr | None = None
     for node in writers:
         kernel = node.kernel
@@ -70,12 +81,22 @@ def _uniform(graph: Graph, name: str) -> Expr | None:
         else:
             value = op("add", value, store.value)
     last = writers[-1] if writers else None
-    position = graph.position()
     if last is None or any(
         position[r.id] < position[last.id] for r in graph.readers(name) if name not in r.kernel.accumulates
     ):
         return None
     return value
+
+
+def _ones(graph: Graph, name: str) -> str:
+    """A blob of ones of the shape of ``name``, filled when the net is made: it takes the place of a uniform diff."""
+    ones = name + ".ones"
+    if ones not in graph.blobs:
+        shape = graph.blobs[name].shape
+        access = graph.whole(graph.add_blob(Blob(ones, shape, "state")).name)[LABELS[: len(shape)]]
+        first = next(n for n in graph.nodes if n.section != "init")
+        graph.add(make_map([Store(access, Const(Scalar(1.0)))]), first.layer, "init", "ones", before=first.id)
+    return ones
 
 
 def _is_number(graph: Graph, value: Expr) -> bool:
@@ -111,32 +132,40 @@ class FoldAccumulate:
             fill = _zero_fill(graph, node)
             if fill is not None:
                 changed |= self._fold(graph, node, fill)
-        for node in graph.section("backward"):
-            changed |= self._join_constant(graph, node)
+        for ident in [n.id for n in graph.section("backward")]:
+            changed |= self._join_number(graph, graph.node(ident))
         return changed
 
-    def _join_constant(self, graph: Graph, fill: Node) -> bool:
-        """A number to which a map then adds everywhere (the seed of a hidden top) -> a term of that map."""
+    def _join_number(self, graph: Graph, fill: Node) -> bool:
+        """A number everywhere, to which the next kernel adds (the seed of a hidden top) -> a term of that kernel."""
         kernel = fill.kernel
         if not isinstance(kernel, Map) or len(kernel.stores) != 1 or kernel.accumulates:
             return False
         access, number = kernel.stores[0].access, kernel.stores[0].value
         family = set(graph.family(access.blob))
-        if not _is_number(graph, number) or not covers(graph, access) or len(family) > 1:
+        if not _is_number(graph, number) or not covers(graph, access):
+            return False
+        if isinstance(number, Const) and number.scalar.is_plain(0.0):
             return False
         later = graph.nodes[graph.position()[fill.id] + 1 :]
         first = next((n for n in later if family & {*n.kernel.reads(), *n.kernel.writes()}), None)
         target = _sole_addition(graph, first, family) if first is not None else None
-        if first is None or not isinstance(first.kernel, Map) or not isinstance(target, Access):
+        if first is None or target is None or target.blob != access.blob or first.section != fill.section:
             return False
-        if first.section != fill.section or not covers(graph, target):
+        if isinstance(first.kernel, Map):
+            if not isinstance(target, Access) or not covers(graph, target):
+                return False
+            stores = (Store(s.access, s.value + number) if s.access == target else s for s in first.kernel.stores)
+            graph.replace(first, make_map(stores))
+        elif isinstance(first.kernel, (Gemm, Conv)) and isinstance(target, Ref) and _is_whole(graph, target):
+            graph.replace(first, replace(first.kernel, accumulate=False))
+            addition = make_map([Store(access, number, accumulate=True)])  # fuse-epilogues takes it into the registers
+            after = graph.nodes[graph.position()[first.id] + 1 :]
+            graph.add(addition, fill.layer, fill.section, fill.note, before=after[0].id if after else None)
+        else:
             return False
-        stores = (
-            Store(s.access, s.value + number) if s.access == target else s for s in first.kernel.stores
-        )
-        graph.replace(first, make_map(stores))
-        why = f"that map is the next to touch {access.blob}, and adds to all of it"
-        what = f"{show_expr(number)} became a term of {first.layer} ({first.note or 'map'})"
+        why = "that kernel is the next to touch the diff, and adds to all of it"
+        what = f"{show_expr(number)} became a term of {first.layer} ({first.note or first.kernel.kind})"
         graph.remark(self.name, fill, what, why)
         graph.remove(fill)
         return True
@@ -167,6 +196,10 @@ class FoldAccumulate:
             graph.remark(self.name, fill, f"zeros of {name} not written: the first additions became stores", why)
             graph.remove(fill)
         return bool(done)
+
+
+def _is_whole(graph: Graph, ref: Ref) -> bool:
+    return ref.is_contiguous and ref.size == graph.blobs[ref.blob].size
 
 
 def _zero_fill(graph: Graph, node: Node) -> str | None:
@@ -233,7 +266,7 @@ class SinkAlpha:
                 assert isinstance(fresh, (Gemm, Conv))
                 scaled = alpha if kernel.alpha.is_plain(1.0) else alpha * kernel.alpha
                 graph.replace(r, replace(fresh, alpha=scaled))
-            why = f"products are linear, only these read {name}, and its source does not change before them"
+            why = "products are linear, only they read the scaled copy, and its source does not change before them"
             layers = ", ".join(f"{r.layer} ({r.note or r.kernel.kind})" for r in readers)
             graph.remark(self.name, node, f"alpha {alpha.history} sunk into {layers}", why)
             graph.remove(node)

@@ -8,7 +8,17 @@ from lossc.ir import Access, Conv, Gemm, Graph, Map, Node, Ref, Store, make_map
 from lossc.ir.expr import Acc, Expr, Gather, Iota, Load, Reduce, accesses, rewrite, walk
 from lossc.ir.kernels import epilogue_labels
 from lossc.ir.sweep import is_one_sweep
-from lossc.passes.analysis import align, between, covers, is_private, rename_dims, roots, space, touches_between
+from lossc.passes.analysis import (
+    align,
+    between,
+    coalesce,
+    covers,
+    is_private,
+    rename_dims,
+    roots,
+    space,
+    touches_between,
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class FuseMaps:
             if fused is not None:
                 consumer, kernel, name = fused
                 graph.replace(consumer, kernel)
-                why = f"only that map reads {name}, and its operands do not change in between"
+                why = "nothing else reads its result, and its operands do not change in between"
                 graph.remark(self.name, node, f"{node.note or 'map'} fused into {_called(consumer)}", why)
                 graph.remove(node)
                 graph.remove_blob(name)
@@ -128,7 +138,7 @@ def _absorb(graph: Graph, node: Node) -> bool:
         return False
     fresh = _with(kernel, *built)
     graph.replace(node, fresh, note=_joined(node.note, user.note))
-    why = f"it is the next to use {out.blob}, element by element, and its operands are ready"
+    why = "it is the next to use the result, element by element, and its operands are ready"
     graph.remark("fuse-epilogues", user, f"{user.note or 'map'} fused into the epilogue of {_called(node)}", why)
     graph.remove(user)
     if not in_place:
@@ -166,6 +176,7 @@ def _epilogue(graph: Graph, kernel: Gemm | Conv, value: Map, in_place: bool) -> 
     out = kernel.out
     labels = epilogue_labels(out)
     target = out[labels]
+    value = coalesce(value)
     store = value.stores[0]
     if space(value) != out.size:
         return None
@@ -201,7 +212,11 @@ def _same_layout(store: Access, target: Access, out: Ref) -> bool:
 
 
 def _simple(graph: Graph, kernel: Gemm | Conv, expr: Expr, labels: str) -> bool:
-    """Every operand varies along the channel only, or is laid out like the result's planes."""
+    """Every operand can be read in the result's dimensions, and in a convolution varies along the channel only, or is
+    laid out like the result's planes."""
+    for a in accesses(expr):
+        if graph.try_resolve(a.blob, a.offset, [(d.extent, s) for d, s in a.strides]) is None:
+            return False
     if isinstance(kernel, Gemm):
         return True
     shape = kernel.out.shape[2:]
