@@ -69,6 +69,7 @@ class Request:
             (target.triple, target.name, target.dtype),
             self.source.param.SerializeToString(deterministic=True),
             (self.source.file, self.source.lines),
+            sorted((at, name, a.shape, a.tobytes()) for at, by in self.source.tables.items() for name, a in by.items()),
             (self.keep, self.prefix, self.threads),
             sorted((name, [tuple(s) for s in shapes]) for name, shapes in self.data_shapes.items()),
             self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
@@ -126,6 +127,7 @@ def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, t
         line_of=source.line,
         data_shapes=shapes,
         loss_weights=request.loss_weights,
+        tables=source.tables,
     )
     _check_keep(request, [top for call in graph.calls for top in call.tops])
     graph.options["keep"] = request.keep

@@ -249,7 +249,8 @@ class KernelWriter:
             "lanes": self.isa.lanes(self.dtype), "count": count, "chunk": _CHUNK, "tasks": tasks,
             "last": kernel.classes - 1, "ignore": kernel.ignore, "layer_string": string(layer),
             "blob_string": string(self.graph.blobs[kernel.label.blob].label), "zero": literal(0, self.dtype),
-            "one": literal(1, self.dtype), "top": literal(kernel.classes - 1, self.dtype), "ignored": literal(kernel.ignore or 0, self.dtype),
+            "one": literal(1, self.dtype), "top": literal(kernel.classes - 1, self.dtype),
+            "ignored": literal(kernel.ignore or 0, self.dtype),
         }  # fmt: skip
         shared = ("net->shared",) if tasks else ()
         return Function(name, render("check_label.c.j2", view), ("net", pointer, *shared), tasks, 0, True)

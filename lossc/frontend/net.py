@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
+
+import numpy as np
 
 from lossc.errors import PrototxtError, UsageError
 from lossc.frontend import caffe_pb2
@@ -42,6 +45,13 @@ class NetSource:
     def phase(self) -> int:
         """caffe_pb2.TRAIN or caffe_pb2.TEST."""
         return self.param.state.phase
+
+    @cached_property
+    def tables(self) -> dict[int, dict[str, np.ndarray]]:
+        """The arrays in the files that layers name, by the layer's index and the field. Raises WeightsError."""
+        from lossc.frontend.tables import read_tables
+
+        return read_tables(self)
 
     def line(self, index: int) -> int | None:
         """The line in ``file`` where the ``index``-th layer starts."""

@@ -38,7 +38,7 @@ class CheckLabel(Kernel):
 
 @dataclass(frozen=True)
 class CheckFinite(Kernel):
-    """Stops the pass where a number of ``values`` is infinite or none: "value", "gradient" or "parameter" (``what``)."""
+    """Stops the pass where a number of ``values`` is not finite. ``what`` they are: "value", "gradient", "parameter"."""
 
     kind: ClassVar[str] = "check_finite"
     values: Ref

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from lossc.errors import GraphError, ShapeError
 from lossc.ir import IO, Builder, Ref
 from lossc.layers.extras import Extra, read_extras
@@ -21,6 +23,11 @@ class ParamSpec:
     shape: Shape
     filler: Any
     lr_mult: float = 1.0
+
+
+#: Settings of every layer. ``loss_weight``: what becomes of the weights of its tops that have one, each as in
+#: ``loss_weight.parse_weight``: "runtime", or a schedule such as "step:gamma=0.1,stepsize=1000".
+COMMON: Mapping[str, Extra] = {"loss_weight": Extra("texts", ())}
 
 
 class Layer:
@@ -41,16 +48,24 @@ class Layer:
     in_place: ClassVar[bool] = False
     #: The settings that ``lossc_param { name: value }`` may give this layer type, by name.
     extras: ClassVar[Mapping[str, Extra]] = {}
+    #: Arrays from the files that the layer names, by the field that names them.
+    tables: Mapping[str, np.ndarray] = {}
 
     def __init__(self, param: Any, phase: str) -> None:
         self.param = param
         self.phase = phase
         self.name: str = param.name
-        self._extras = read_extras(self.extras, param.lossc_param, self.type)
+        self._extras = read_extras({**COMMON, **self.extras}, param.lossc_param, self.type)
 
     def extra(self, name: str) -> Any:
         """The value of one of ``extras``: from the layer's lossc_param, or the default."""
         return self._extras[name]
+
+    def table(self, field: str) -> np.ndarray:
+        """The array in the file that ``field`` names. Raises GraphError where it was not read beforehand."""
+        if field not in self.tables:
+            raise GraphError(f"the file that {field} names was not read", layer=self.name)
+        return self.tables[field]
 
     def infer_shapes(self, *bottoms: Shape) -> Sequence[Shape]:
         """The shapes of the tops. Raises ShapeError."""

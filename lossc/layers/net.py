@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from lossc.errors import GraphError, UsageError
 from lossc.ir import Graph, LayerCall
 from lossc.layers.base import Layer, Shape, check_counts
@@ -24,12 +26,14 @@ def import_net(
     data_shapes: Mapping[str, list[Shape]] | None = None,
     layers: Mapping[str, type[Layer]] | None = None,
     loss_weights: Mapping[str, LossWeight] | None = None,
+    tables: Mapping[int, Mapping[str, np.ndarray]] | None = None,
 ) -> Graph:
     """A graph that holds the net's layers as calls, nothing lowered yet.
 
     ``net`` is a NetParameter, filtered for its phase and upgraded; ``data_shapes`` gives the tops' shapes of layers
     that read data sources, by layer name; ``layers`` adds layer types; ``loss_weights`` takes the place of the weights
-    that the net gives, by layer or top. Raises GraphError with file, line and layer.
+    that the net gives, by layer or top; ``tables`` are arrays from files that layers name, by the layer's index and the
+    field (see NetSource.tables). Raises GraphError with file, line and layer.
     """
     known = {**LAYERS, **(layers or {})}
     graph = Graph(net.name or "net", file)
@@ -44,6 +48,7 @@ def import_net(
         except GraphError as error:
             raise error.located(layer=param.name, file=file, line=line) from None
         layer = graph.calls[-1].layer
+        layer.tables = (tables or {}).get(index, {})
         if isinstance(layer, Data):
             layer.shapes = graph.options["data_shapes"].get(param.name, ())
         name = _unique(param.name, graph)

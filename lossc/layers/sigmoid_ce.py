@@ -4,51 +4,103 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from lossc.ir import IO, Builder, Ref
-from lossc.ir.expr import Expr, absolute, eq, exp, expr, log1p, sigmoid, total, trunc, where
-from lossc.layers.base import LossLayer, Shape
+import numpy as np
+
+from lossc.ir import IO, Builder
+from lossc.ir.expr import Expr, absolute, eq, exp, expr, log1p, maximum, sigmoid, trunc, where
+from lossc.layers.base import Shape
+from lossc.layers.extras import Extra
 from lossc.layers.normalization import ignored_label, mode_of, normaliser
+from lossc.layers.points import CLASSES, PointLoss, product
 
 
-class SigmoidCrossEntropyLoss(LossLayer):
+class SigmoidCrossEntropyLoss(PointLoss):
     """E = -sum(t log s(x) + (1 - t) log(1 - s(x))) / normaliser, s the sigmoid;  dx = (s(x) - t) / normaliser.
 
     Bottoms: scores x and targets t, any numbers. A target whose integer part is ``ignore_label`` does not count. The
-    normaliser is the number of items unless ``loss_param`` says otherwise.
+    normaliser is the number of items unless ``loss_param`` says otherwise. A third bottom holds a weight per value or
+    per item; see PointLoss for it and for ``lossc_param``. Two of its settings work on channels (axis 1 of the scores),
+    one number for each or one for all: ``class_weight`` multiplies their losses, ``pos_weight`` only the part of the
+    targets, t log s(x), as PyTorch's does.
     """
 
     type = "SigmoidCrossEntropyLoss"
+    extras = {**CLASSES, "pos_weight": Extra("numbers", ()), "pos_weight_file": Extra("text", "")}
 
     def infer_shapes(self, *bottoms: Shape) -> Sequence[Shape]:
-        scores, targets = bottoms
+        scores, targets = bottoms[:2]
         self.need(len(scores) > 0, "the scores need a batch axis")
         self.need(math.prod(scores) == math.prod(targets), f"one target per score: {list(scores)} and {list(targets)}")
-        return [()]
+        self.check_points(bottoms, math.prod(scores), scores[0])
+        for name in ("class_weight", "pos_weight"):
+            self._channel_weights(name, scores)
+        return [self.top_shape(scores)]
 
-    def _operands(self, io: IO) -> tuple[Ref, Expr, Expr, Expr | None]:
-        """Scores (items, values), scores and targets as expressions, and where targets are ignored."""
-        items = io.bottom.shape[0]
-        x, t = (r.reshape(items, r.size // items) for r in io.bottoms)
+    def _channel_weights(self, name: str, scores: Shape) -> np.ndarray | None:
+        given = self.extra(name)
+        channels = scores[1] if len(scores) > 1 else 1
+        if len(given) == 1:
+            return np.full(channels, given[0])
+        return self.class_weights(name, channels)
+
+    def _operands(self, b: Builder, io: IO) -> _Operands:
+        scores = io.bottom.shape
+        weights = {name: self._channel_weights(name, scores) for name in ("class_weight", "pos_weight")}
+        extents: Shape = (scores[0], math.prod(scores[1:]))
+        dims = "ni"
+        if any(w is not None for w in weights.values()):
+            extents, dims = (scores[0], math.prod(scores[1:2]), math.prod(scores[2:])), "nci"
+        x, t = (expr(r.reshape(*extents)[dims]) for r in io.bottoms[:2])
+        channel = {
+            name: None if w is None else expr(self.constant(b, io, name, w)["c"]) for name, w in weights.items()
+        }
         ignore = ignored_label(self.param.loss_param)
-        return x, expr(x["ni"]), expr(t["ni"]), None if ignore is None else eq(trunc(t["ni"]), float(ignore))
+        ignored = None if ignore is None else eq(trunc(t), float(ignore))
+        weight = product(channel["class_weight"], self.point_weight(io, extents, dims))
+        return _Operands(extents, dims, x, t, ignored, weight, channel["pos_weight"])
 
     def forward(self, b: Builder, io: IO) -> None:
-        scores, x, t, ignored = self._operands(io)
-        p = self.param.loss_param
-        n = normaliser(b, io, p, mode_of(p, p.BATCH_SIZE), scores.shape[0], scores.shape[1], ignored, "ni")
+        o, p = self._operands(b, io), self.param.loss_param
+        outer, inner = o.extents[0], math.prod(o.extents[1:])
+        mode = mode_of(p, p.BATCH_SIZE)
+        usual = partial(normaliser, b, io, p, mode, outer, inner, o.ignored, o.dims)
+        self.divide(b, io, usual, o.weight, o.ignored, o.extents, o.dims)
         # log(1 + exp(-|x|)) never overflows, and x (1 - t) is exactly 0 where x is large and t is 1
-        loss = log1p(exp(-absolute(x))) + where(x >= 0, x * (1.0 - t), -(x * t))
-        if ignored is not None:
-            loss = where(ignored, 0.0, loss)
-        b.map((io.top[""], total(loss, "ni") / n))
+        if o.positive is None:
+            loss = log1p(exp(-absolute(o.x))) + where(o.x >= 0, o.x * (1.0 - o.t), -(o.x * o.t))
+        else:
+            softplus = log1p(exp(-absolute(o.x))) + maximum(-o.x, 0.0)  # -log s(x)
+            loss = (1.0 - o.t) * o.x + o.slope * softplus
+        b.map(self.reduced(io, loss, o.weight, o.ignored, o.extents, o.dims))
 
     def backward(self, b: Builder, io: IO) -> None:
         if io.bottom_diff is None:
             return
-        scores, x, t, ignored = self._operands(io)
-        residual = sigmoid(x) - t
-        if ignored is not None:
-            residual = where(ignored, 0.0, residual)
-        dx = io.bottom_diff.reshape(*scores.shape)["ni"]
-        b.add(dx, expr(io.top_diff[""]) / io.saved["normaliser"] * residual)
+        o = self._operands(b, io)
+        residual = sigmoid(o.x) - o.t if o.positive is None else (1.0 - o.t) - o.slope * sigmoid(-o.x)
+        if o.ignored is not None:
+            residual = where(o.ignored, 0.0, residual)
+        dx = io.bottom_diff.reshape(*o.extents)[o.dims]
+        b.add(dx, self.alpha(io, o.weight, o.extents, o.dims) * residual)
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """Scores and targets over points of ``extents``, where targets are ignored, weights, and pos_weight."""
+
+    extents: Shape
+    dims: str
+    x: Expr
+    t: Expr
+    ignored: Expr | None
+    weight: Expr | None
+    positive: Expr | None
+
+    @property
+    def slope(self) -> Expr:
+        """What -log s(x) is multiplied by: (1 - t) + pos_weight * t."""
+        assert self.positive is not None
+        return 1.0 + (self.positive - 1.0) * self.t

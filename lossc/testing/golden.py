@@ -130,7 +130,7 @@ def _differences(label: str, got: np.ndarray, wanted: np.ndarray, rtol: float, a
 def build_graph(case: Case, *, optimise: bool) -> Graph:
     """The case's net through frontend, layers and passes, all blobs readable."""
     source = read_net(case.net, phase=case.phase)
-    graph = import_net(source.param, case.phase, file=source.file, line_of=source.line)
+    graph = import_net(source.param, case.phase, file=source.file, line_of=source.line, tables=source.tables)
     graph.options["keep"] = "all"
     run_passes(graph, optimise=optimise)
     return graph

@@ -163,7 +163,9 @@ def check_net_gradients(
     ``force_backward: true`` in the net its inputs are checked too. Raises what reading and compiling a net raise.
     """
     source = read_net_text(prototxt, phase=phase)
-    graph = import_net(source.param, phase, file=source.file, line_of=source.line, layers=layers)
+    graph = import_net(
+        source.param, phase, file=source.file, line_of=source.line, layers=layers, tables=source.tables
+    )
     run_passes(graph, optimise=optimise)
     net = InterpretedNet(graph, inputs or {}, seed=seed)
     return check_gradients(net, step=step, tolerance=tolerance, samples=samples, seed=seed)

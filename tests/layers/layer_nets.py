@@ -17,7 +17,7 @@ from lossc.passes.pipeline import run_passes
 def lower(prototxt: str, phase: str = "TRAIN", **options: Any) -> Graph:
     """The graph of a net, lowered and not optimised, all blobs readable."""
     source = read_net_text(prototxt, phase=phase)
-    graph = import_net(source.param, phase, file=source.file, line_of=source.line, **options)
+    graph = import_net(source.param, phase, file=source.file, line_of=source.line, tables=source.tables, **options)
     graph.options["keep"] = "all"
     run_passes(graph, optimise=False)
     return graph
