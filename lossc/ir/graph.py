@@ -156,20 +156,13 @@ class Graph:
     def try_resolve(
         self, blob: str, offset: int, dims: Sequence[tuple[int, int]]
     ) -> tuple[str, int, tuple[int, ...]] | None:
-        strides = tuple(s for _, s in dims)
-        extents = tuple(e for e, _ in dims)
         while (view := self.blobs[blob].view) is not None:
-            shape = self.blobs[blob].shape
-            out = [_through(e, s, shape, view.strides) for e, s in zip(extents, strides, strict=True)]
-            if any(s is None for s in out):
+            found = _through(view, self.blobs[blob].shape, offset, dims)
+            if found is None:
                 return None
-            strides = tuple(s for s in out if s is not None)
-            at, rest = view.offset, offset
-            for step, stride in zip(contiguous(shape), view.strides, strict=True):
-                at += rest // step * stride
-                rest %= step
-            blob, offset = view.parent, at
-        return blob, offset, strides
+            blob, (offset, strides) = view.parent, found
+            dims = [(e, s) for (e, _), s in zip(dims, strides, strict=True)]
+        return blob, offset, tuple(s for _, s in dims)
 
     # ---- kernels
 
@@ -265,25 +258,30 @@ class Graph:
         self.observable.update(names)
 
 
-def _through(extent: int, stride: int, shape: tuple[int, ...], real: tuple[int, ...]) -> int | None:
-    """The real stride of (extent, stride) over a blob of this shape whose axes lie at the strides ``real``."""
-    if extent == 1 or stride == 0:
-        return 0
-    steps = contiguous(shape)
-    axis = next((k for k in range(len(shape)) if steps[k] <= stride and shape[k] > 1 and stride % steps[k] == 0), None)
-    if axis is None:
-        return None
-    factor = stride // steps[axis]
-    out = factor * real[axis]
-    reach = (extent - 1) * factor + 1
-    while reach > shape[axis]:
-        if axis == 0 or (factor != 1 and shape[axis] % factor):
+def _through(
+    view: View, shape: tuple[int, ...], offset: int, dims: Sequence[tuple[int, int]]
+) -> tuple[int, tuple[int, ...]] | None:
+    """(offset, strides) in the parent of an access to a window of this shape; None where it runs over a row's end."""
+    axes: list[tuple[int, int, int]] = []  # (extent, stride in the window, stride in the parent), merged where they can
+    for extent, step, stride in zip(shape, contiguous(shape), view.strides, strict=True):
+        if extent != 1 and axes and axes[-1][2] == extent * stride:
+            extent *= axes.pop()[0]
+        if extent != 1:
+            axes.append((extent, step, stride))
+    at, room = view.offset, []
+    for extent, step, stride in axes:
+        at += offset // step * stride
+        room.append(extent - 1 - offset // step)
+        offset %= step
+    out = []
+    for extent, along in dims:
+        if extent == 1 or along == 0:
+            out.append(0)
+            continue
+        k = next((k for k, (_, step, _) in enumerate(axes) if step <= along and along % step == 0), None)
+        if k is None:
             return None
-        upper = axis - 1
-        while upper > 0 and shape[upper] == 1:
-            upper -= 1
-        if real[upper] != real[axis] * shape[axis]:
-            return None
-        reach = -(-reach // shape[axis])
-        axis = upper
-    return out
+        factor = along // axes[k][1]
+        room[k] -= (extent - 1) * factor
+        out.append(factor * axes[k][2])
+    return (at, tuple(out)) if min(room, default=0) >= 0 else None
