@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lossc.errors import UsageError
@@ -91,6 +91,13 @@ def check_finite(*numbers: float | None) -> None:
             raise UsageError(f"a loss_weight of {number!r}", fix="give a finite number")
 
 
+def own_value(weight: LossWeight, own: LossWeight) -> LossWeight:
+    """The weight; one that starts from the net's own value, where that is a number, with this value."""
+    if isinstance(weight, (Runtime, Schedule)) and needs_value(weight) and weight.value is None:
+        return replace(weight, value=float(own)) if isinstance(own, (int, float)) and own else weight
+    return weight
+
+
 def needs_value(weight: Runtime | Schedule) -> bool:
     """Whether it starts from a value: all do but the ones that are given by points."""
     return not (isinstance(weight, Schedule) and weight.policy == "piecewise")
@@ -105,13 +112,15 @@ def first_value(weight: LossWeight) -> float:
 
 
 def parse_weight(text: str) -> LossWeight:
-    """A weight as the command line has it: ``0.3``, or ``POLICY:VALUE,NAME=NUMBER,...`` for a schedule.
+    """A weight as text: ``0.3``, ``runtime:0.3``, or ``POLICY:VALUE,NAME=NUMBER,...`` for a schedule.
 
     VALUE may be left out; several numbers have ``/`` between them: ``multistep:0.3,gamma=0.5,stepvalues=100/200``,
     ``piecewise:points=0:0/1000:0.3``. Raises UsageError.
     """
     policy, colon, rest = text.partition(":")
     try:
+        if policy == "runtime":
+            return Runtime(float(rest) if rest else None)
         if not colon and policy not in POLICIES:
             number = float(text)
             check_finite(number)
@@ -122,7 +131,7 @@ def parse_weight(text: str) -> LossWeight:
             options.update({name: _value_of(name, value)} if equals else {"value": float(part)})
         return Schedule(policy, **options)
     except (ValueError, TypeError):
-        fix = "a number as 0.3, or a schedule as step:0.3,gamma=0.1,stepsize=1000; schedules: " + ", ".join(POLICIES)
+        fix = "0.3, runtime, or a schedule as step:0.3,gamma=0.1,stepsize=1000; schedules: " + ", ".join(POLICIES)
         raise UsageError(f"a loss_weight of {text!r}", fix=fix) from None
 
 

@@ -87,8 +87,8 @@ def read_extras(known: Mapping[str, Extra], lossc_param: Any, type_name: str) ->
     found = {name: extra.default for name, extra in known.items()}
     for entry in lossc_param.entry:
         if entry.name not in known:
-            fix = _suggest(entry.name, tuple(known)) if known else "remove lossc_param"
-            raise GraphError(f'{type_name} has no setting "{entry.name}" in lossc_param', fix=fix)
+            message = f'{type_name} has no setting "{entry.name}" in lossc_param'
+            raise GraphError(message, fix=_suggest(entry.name, tuple(known)))
         values = [getattr(value, value.WhichOneof("kind") or "number") for value in entry.value]
         found[entry.name] = known[entry.name].convert(entry.name, values)
     return found

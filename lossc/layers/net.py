@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from lossc.ir import Graph, LayerCall
 from lossc.layers.base import Layer, Shape, check_counts
 from lossc.layers.data import Data
 from lossc.layers.registry import LAYERS
-from lossc.loss_weight import LossWeight, Runtime, Schedule, check_finite, needs_value
+from lossc.loss_weight import LossWeight, Runtime, Schedule, check_finite, own_value, parse_weight
 
 
 def import_net(
@@ -77,7 +76,7 @@ def _change_weight(graph: Graph, name: str, weight: LossWeight) -> None:
             fix="name one of the tops: " + ", ".join(call.tops[k] for call, k in found),
             file=graph.file,
         )
-    (call, k), given = found[0], weight
+    call, k = found[0]
     if not call.layer.has_gradient:
         raise GraphError(
             f"{call.layer.type} has no gradient, so its top cannot be a loss",
@@ -86,14 +85,10 @@ def _change_weight(graph: Graph, name: str, weight: LossWeight) -> None:
             line=call.line,
             fix="name another layer in loss_weights",
         )
-    if isinstance(weight, (Runtime, Schedule)):
-        own = call.loss_weights[k]
-        if weight.value is None and isinstance(own, (int, float)) and own:
-            given = replace(weight, value=float(own)) if needs_value(weight) else weight
-    else:
+    if not isinstance(weight, (Runtime, Schedule)):
         check_finite(weight)
-        given = float(weight)
-    call.loss_weights[k] = given
+        weight = float(weight)
+    call.loss_weights[k] = own_value(weight, call.loss_weights[k])
 
 
 def _unique(name: str, graph: Graph) -> str:
@@ -140,13 +135,30 @@ def _import_layer(
 
 
 def _loss_weights(layer: Layer, param: Any) -> list[LossWeight]:
+    """The weight of each top: a constant, or what the layer's lossc_param makes of it."""
+    weights: list[LossWeight] = list(_constant_weights(layer, param))
+    changing: tuple[str, ...] = layer.extra("loss_weight")
+    weighted = [k for k, weight in enumerate(weights) if weight]
+    if changing and len(changing) != len(weighted):
+        message = f"{len(changing)} values of lossc_param's loss_weight for {len(weighted)} tops with a weight"
+        raise GraphError(message, fix="give one for each top whose loss_weight is not 0")
+    for k, text in zip(weighted, changing, strict=False):
+        try:
+            weights[k] = own_value(parse_weight(text), weights[k])
+        except UsageError as error:
+            raise GraphError(error.message, fix=error.fix) from None
+    return weights
+
+
+def _constant_weights(layer: Layer, param: Any) -> list[float]:
     given, tops = list(param.loss_weight), len(param.top)
     if not given:
         return [1.0 if layer.is_loss and k == 0 else 0.0 for k in range(tops)]
     if len(given) == 1 and tops == 2 and layer.is_loss:
         given = [given[0], 0.0]
     if len(given) != tops:
-        raise GraphError(f"{len(given)} loss_weight values for {tops} tops", fix="give one per top, or none")
+        counts = [f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((len(given), "loss_weight"), (tops, "top"))]
+        raise GraphError(f"{counts[0]} for {counts[1]}", fix="give one per top, or none")
     if any(given) and not layer.has_gradient:
         raise GraphError(f"{layer.type} has no gradient, so its top cannot be a loss", fix="remove its loss_weight")
     return given

@@ -152,6 +152,26 @@ def test_schedules(text: str, schedule: lossc.Schedule, formula: Callable[[int],
     assert_same(net, runtime)
 
 
+def test_in_the_prototxt() -> None:
+    """lossc_param says what becomes of the weights that the layer has; the values are the layer's own."""
+    text = HEADS.replace("AUX", '0.3 lossc_param { loss_weight: runtime }')
+    text = text.replace("FIT", '0.5 lossc_param { loss_weight: "exp:gamma=0.5" }').replace("RELU", "")
+    net = lossc.Net(read_net_text(text), lossc.TRAIN)
+    weights = {"aux": lossc.Runtime(), "fit": lossc.Schedule("exp", gamma=0.5)}
+    other = lossc.Net(heads(0.3, 0.5), lossc.TRAIN, loss_weights=weights)
+    for each in (net, other):
+        each.iter = 2
+        each.loss_weights["aux"] = 0.25
+    assert feed(net) == feed(other)
+    assert_same(net, other)
+    assert dict(net.loss_weights) == {"aux": 0.25, "fit": 0.125, "loss": 1.0}
+    for wrong, message in (("cosine", "a loss_weight of 'cosine'"), ("[runtime, runtime]", "2 values .* for 1 top")):
+        broken = text.replace("loss_weight: runtime", f"loss_weight: {wrong}")
+        with pytest.raises(lossc.LosscError, match=message) as caught:
+            lossc.Net(read_net_text(broken), lossc.TRAIN)
+        assert caught.value.layer == "aux/loss" and caught.value.line == 9
+
+
 SOLVER = """base_lr: 0.05 lr_policy: "fixed" momentum: 0.9 max_iter: 8 display: 0 snapshot_prefix: "snap"
 test_iter: 1 test_interval: 100 test_initialization: false net: "net.prototxt" """
 
