@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from lossc.ir import Access, Dim, Graph, Map, Node, Ref, Store
+from lossc.ir import Access, Dim, Graph, Map, Node, Store
 from lossc.ir.expr import Expr, Iota, Reduce, accesses, map_accesses, op, rewrite, walk
 
 #: For dimensions of a map: the dimensions that replace them, with the step of each.
@@ -168,27 +168,3 @@ def align(kernel: Map, access: Access, target: Access) -> tuple[Map, dict[Dim, D
 def space(kernel: Map) -> int:
     """How many points a map visits."""
     return math.prod(d.extent for d in kernel.dims)
-
-
-def pairs(operand: Ref | Access) -> list[tuple[int, int]]:
-    """(extent, stride) of each axis of an operand."""
-    if isinstance(operand, Access):
-        return [(d.extent, s) for d, s in operand.strides]
-    return list(zip(operand.shape, operand.strides, strict=True))
-
-
-def overlap(graph: Graph, a: Ref | Access, b: Ref | Access) -> bool:
-    """Whether two windows on the same memory may share an element. Exact for windows that differ along one axis."""
-    (_, ao, ast), (_, bo, bst) = (graph.resolve(x.blob, x.offset, pairs(x)) for x in (a, b))
-    ap = sorted((s, e) for (e, _), s in zip(pairs(a), ast, strict=True) if e > 1)
-    bp = sorted((s, e) for (e, _), s in zip(pairs(b), bst, strict=True) if e > 1)
-    apart = abs(ao - bo)
-    low = ap if ao < bo else bp
-    strides = [0, *sorted({s for s, _ in (*ap, *bp)})]
-    for k, stride in enumerate(strides):
-        above = strides[k + 1] if k + 1 < len(strides) else None
-        reach = sum((e - 1) * s for s, e in low if s <= stride) + 1
-        other = sum((e - 1) * s for s, e in (bp if low is ap else ap) if s <= stride) + 1
-        if reach <= apart and (above is None or apart + other <= above):
-            return False
-    return True

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from lossc.ir import Access, Blob, Conv, Graph, Node, Pool, Ref, View
 from lossc.ir.kernels import is_copy
-from lossc.passes.analysis import covers, overlap
+from lossc.ir.windows import overlap
+from lossc.passes.analysis import covers
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 from lossc.ir import Access, Blob, Conv, Gemm, Graph, Map, Node, Pool, Ref, Scalar, Store, make_map
 from lossc.ir.expr import Const, Expr, Load, Op, gather_constants, op, rewrite, tighten, total
 from lossc.ir.printer import show_expr
-from lossc.passes.analysis import covers, is_private, overlap, pairs, writes_between
+from lossc.ir.windows import overlap, pairs
+from lossc.passes.analysis import covers, is_private, writes_between
 
 LABELS = "nchwabdefgijklmopqrstuvxyz"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
 
@@ -15,6 +15,7 @@ from lossc.errors import InternalError
 from lossc.ir import Access, Blob, Dim, Graph, Ref, View
 from lossc.ir.blob import contiguous, restride
 from lossc.ir.interpret import Interpreter
+from lossc.ir.windows import once, overlap
 
 EXTENTS = st.sampled_from([1, 1, 2, 3, 4, 6])
 SHAPES = st.lists(EXTENTS, min_size=0, max_size=4).map(tuple)
@@ -206,3 +207,51 @@ def test_collapse_narrow_and_what_is_refused() -> None:
         whole.reshape(7)
     with pytest.raises(InternalError, match="has no view"):
         whole.narrow(1, 0, 2).reshape(80)
+
+
+@st.composite
+def accesses_of(draw: st.DrawFn) -> Access:
+    dims = draw(st.lists(st.tuples(st.integers(1, 4), st.sampled_from([1, 1, 2, 3, 4, 5, 8, 12, 20])), max_size=3))
+    strides = tuple((Dim("ijk"[k], e), s) for k, (e, s) in enumerate(dims))
+    return Access("a", draw(st.integers(0, 30)), strides)
+
+
+def elements(a: Access) -> list[int]:
+    return [
+        a.offset + sum(i * s for i, (_, s) in zip(at, a.strides, strict=True))
+        for at in np.ndindex(*(d.extent for d in a.dims))
+    ]
+
+
+@given(accesses_of(), accesses_of())
+@example(Access("a", 0, ((Dim("i", 3), 10), (Dim("j", 2), 25))), Access("a", 5, ((Dim("i", 3), 10), (Dim("j", 2), 25))))
+def test_windows_said_to_be_apart_are_apart(a: Access, b: Access) -> None:
+    graph = Graph("g")
+    graph.add_blob(Blob("a", (1000,), "input"))
+    if not overlap(graph, a, b):
+        assert not set(elements(a)) & set(elements(b))
+    if once(a):
+        assert len(elements(a)) == len(set(elements(a)))
+
+
+@given(SHAPES.filter(len), st.data())
+def test_parts_of_one_axis_are_told_apart(shape: tuple[int, ...], data: st.DataObject) -> None:
+    graph = Graph("g")
+    blob = graph.add_blob(Blob("a", shape, "input"))
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    cut = data.draw(st.integers(0, shape[axis]))
+    whole = graph.whole(blob.name)
+    left, right = whole.narrow(axis, 0, cut), whole.narrow(axis, cut, shape[axis])
+    if left.size and right.size:
+        assert not overlap(graph, left, right) and not overlap(graph, right, left)
+        assert overlap(graph, left, whole) and overlap(graph, whole, right)
+    assert once(left)
+
+
+def test_other_memory_is_apart() -> None:
+    graph = windows()
+    graph.add_blob(Blob("b", (4,), "input"))
+    graph.add_blob(Blob("v", (2, 3), "activation", view=View("a", 7, (10, 1))))
+    assert not overlap(graph, graph.whole("a"), graph.whole("b"))
+    assert not overlap(graph, graph.whole("w"), graph.whole("v"))
+    assert overlap(graph, graph.whole("w"), graph.whole("a"))
