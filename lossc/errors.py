@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+_LONGEST_NAME = 240  # characters of a file's name that messages show
+
+
+def count_of(number: int, noun: str) -> str:
+    """The number with its noun: "1 top", "2 tops"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _shortened(file: str) -> str:
+    """A file's name on one line, of a length that can be read."""
+    name = " ".join(file.split("\n"))
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}...{name[-_LONGEST_NAME // 2 :]}"
+
 
 class LosscError(Exception):
     """Base of every error that lossc raises on purpose.
@@ -35,7 +48,8 @@ class LosscError(Exception):
     def __str__(self) -> str:
         where = ""
         if self.file:
-            where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+            file = _shortened(self.file)
+            where = f"{file}:{self.line}: " if self.line else f"{file}: "
         if self.layer:
             where += f'layer "{self.layer}": '
         text = where + self.message
@@ -76,6 +90,14 @@ class CompilerError(LosscError):
 
 class UsageError(LosscError):
     """A call that cannot be carried out as it was made."""
+
+
+class ArgumentError(UsageError, TypeError, ValueError):
+    """A value of a kind that cannot be used where it was given, such as text for a number."""
+
+
+class OutputError(LosscError):
+    """A file or folder that cannot be written."""
 
 
 class InternalError(LosscError):

@@ -228,12 +228,12 @@ class Cache:
                 return action(self.folder)
             except OSError as error:
                 self._usable = False
-                warnings.warn(
+                message = (
                     f"lossc's cache {self.folder} cannot be used ({_reason(error)}): what is built now is lost when "
-                    f"this process ends; {_FIX}",
-                    RuntimeWarning,
-                    stacklevel=4,
+                    f"this process ends; {_FIX}"
                 )
+                # Explicit: no line of a program's source has to do with it, so none is shown.
+                warnings.warn_explicit(message, RuntimeWarning, "lossc", 0)
         try:
             if self._overflow is None:
                 from tempfile import TemporaryDirectory

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lossc.build.cache import Cache, default_cache
 from lossc.build.compiler import Compiler, find_compiler, run
-from lossc.errors import CompilerError, InternalError, UsageError
+from lossc.errors import CompilerError, InternalError, OutputError, UsageError
 from lossc.resources import runtime_dir
 from lossc.targets import Target, host_target
 
@@ -88,7 +88,7 @@ def compile_bundle(
     """Writes source, headers and library into ``folder`` (made if need be), for use without Python.
 
     The folder is complete: its ``runtime/`` holds the headers, and ``command``, run there, makes the library again.
-    Raises CompilerError with the compiler's first errors, UsageError if the folder cannot be written.
+    Raises CompilerError with the compiler's first errors, OutputError if the folder cannot be written.
     """
     cache = cache or default_cache()
     compiler = compiler or find_compiler(cache)
@@ -102,7 +102,7 @@ def compile_bundle(
         for header in _headers():
             shutil.copyfile(header, folder / "runtime" / header.name)
     except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}", fix="name another folder") from error
+        raise OutputError(f"cannot write to {folder}: {error.strerror}", fix="name another folder") from error
     _run(command, folder, cache)
     return Bundle(folder, folder / output, tuple(folder / file for file in files), shlex.join(command))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from lossc.errors import count_of
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("info", "clear"), help="show its folder and size, or remove all of it")
@@ -14,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
 
     cache = default_cache()
     info = cache.clear() if args.action == "clear" else cache.info()
-    size = f"{info.files} files, {info.bytes / 2**20:.1f} MiB"
+    size = f"{count_of(info.files, 'file')}, {info.bytes / 2**20:.1f} MiB"
     if args.action == "clear":
         print(f"removed {size} from {info.folder}")
     else:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossc.cli.options import add, add_build, add_net, loss_weights, net_file, stages
-from lossc.errors import UsageError
+from lossc.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from lossc.codegen.program import Program
+    from lossc.frontend.solver import SolverSource
     from lossc.pipeline import Request
 
 
@@ -29,10 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from lossc.frontend.solver import located
     from lossc.pipeline import compile_net
 
-    request = _request(args)
-    program = compile_net(request).program
+    request, solver = _request(args)
+    with located(solver):
+        program = compile_net(request).program
     folder = Path(args.output)
     written = write_bundle(request, program, folder, source_only=args.source_only)
     print(f"wrote {', '.join(written)} to {folder}")
@@ -43,7 +46,7 @@ def write_bundle(request: Request, program: Program, folder: Path, *, source_onl
     """Writes net.c, net.h, runtime/, manifest.json and, unless ``source_only``, the library; returns their names.
 
     All is made in a folder beside ``folder`` first: where something fails nothing of it is left, and what was there
-    stays as it is. Raises CompilerError, UsageError.
+    stays as it is. Raises CompilerError, OutputError.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +62,9 @@ def write_bundle(request: Request, program: Program, folder: Path, *, source_onl
                     os.replace(path, folder / path.relative_to(place))
             return written
     except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror or error}", fix="name another folder") from error
+        taken = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "it, or what should be a folder around it, is a file" if taken else error.strerror or error
+        raise OutputError(f"cannot write to {folder}: {reason}", fix="name another folder") from error
 
 
 def _bundle(request: Request, program: Program, place: Path) -> dict[str, Any]:
@@ -88,7 +93,7 @@ def _sources(program: Program, place: Path) -> dict[str, Any]:
     return {"library": None, "command": None, "compiler": None}
 
 
-def _request(args: argparse.Namespace) -> Request:
+def _request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]:
     from lossc.frontend.net import read_net
     from lossc.frontend.solver import read_solver
     from lossc.pipeline import Request
@@ -104,6 +109,7 @@ def _request(args: argparse.Namespace) -> Request:
     keep = "all" if args.keep == "all" else tuple(name for name in args.keep.split(",") if name)
     param = solver.param if solver is not None else None
     shapes = Feed(source, args.data).shapes
-    return Request(
+    request = Request(
         source, keep, args.target, args.dtype, param, shapes, args.name, args.threads or 0, loss_weights(args)
     )
+    return request, solver

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lossc.cli.options import add, add_build, add_net, loss_weights, net_file, stages
-from lossc.errors import UsageError
+from lossc.errors import LosscError, UsageError
 
 if TYPE_CHECKING:
+    from lossc.frontend.solver import SolverSource
     from lossc.ir import Graph
     from lossc.passes.base import PassRecord
     from lossc.pipeline import Request
@@ -27,15 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from lossc.frontend.solver import located
     from lossc.pipeline import build_graph, compile_net
 
-    request = _request(args)
+    request, solver = _request(args)
     if args.format == "c" and not args.passes:
         if args.after:
             raise UsageError("the C is written after the last pass", fix="leave out --after, or take another --format")
-        sys.stdout.write(compile_net(request).program.source)
+        with located(solver):
+            sys.stdout.write(compile_net(request).program.source)
         return 0
-    graph, records = build_graph(request, until=args.after)
+    with located(solver):
+        graph, records = build_graph(request, until=args.after)
     sys.stdout.write(_table(records) if args.passes else _drawn(graph, args.format))
     return 0
 
@@ -60,10 +64,10 @@ def _svg(dot: str) -> str:
     program = shutil.which("dot")
     if program is None:
         fix = "apt install graphviz, or take --format dot"
-        raise UsageError("drawing needs graphviz's program dot, which is not in PATH", fix=fix)
+        raise LosscError("drawing needs graphviz's program dot, which is not in PATH", fix=fix)
     done = subprocess.run([program, "-Tsvg"], input=dot, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UsageError(f"graphviz failed: {done.stderr.strip()}", fix="take --format dot")
+        raise LosscError(f"graphviz failed: {done.stderr.strip()}", fix="take --format dot")
     return done.stdout
 
 
@@ -74,16 +78,19 @@ def _table(records: Sequence[PassRecord]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _request(args: argparse.Namespace) -> Request:
+def _request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]:
     from lossc.frontend.net import read_net
     from lossc.frontend.solver import read_solver
     from lossc.pipeline import Request
     from lossc.runtime.feed import Feed
+    from lossc.targets import parse_target
 
     source = read_net(net_file(args), phase=args.phase, level=args.level, stages=stages(args))
     keep = "all" if args.keep == "all" else tuple(name for name in args.keep.split(",") if name)
-    solver = read_solver(args.solver).param if args.solver else None
-    return Request(
-        source, keep, args.target, args.dtype, solver, Feed(source, args.data).shapes,
+    parse_target(args.target, dtype=args.dtype)  # the graph does not depend on it, so nothing else would notice
+    solver = read_solver(args.solver) if args.solver else None
+    request = Request(
+        source, keep, args.target, args.dtype, solver.param if solver else None, Feed(source, args.data).shapes,
         loss_weights=loss_weights(args),
     )  # fmt: skip
+    return request, solver

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import lossc
 from lossc.errors import LosscError, UsageError
@@ -32,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(argv)
     args = parser.parse_args(argv)
     try:
-        return int(args.run(args))
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return int(args.run(args))
     except LosscError as error:
         print(f"lossc: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
@@ -45,6 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return _SIGNALLED + _SIGINT
+
+
+def _show_warning(message: Warning | str, *about: Any, **more: Any) -> None:
+    """A warning as one line, like errors; the line of Python that it comes from tells users nothing."""
+    print(f"lossc: warning: {message}", file=sys.stderr)
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

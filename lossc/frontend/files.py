@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossc.errors import WeightsError
+from lossc.frontend.paths import path_text
 from lossc.frontend.pb import MAX_AXES
 
 PROTOBUF_LIMIT = 2**31 - 1  # bytes of one message
@@ -29,9 +30,9 @@ _MOST_COMPRESSION = 1032
 
 def read_file(path: str | PathLike[str]) -> bytes:
     """All bytes of a binary file; of an HDF5 file only its signature. Raises WeightsError."""
-    name = fspath(path)
+    name = path_text(path, "a file of weights or a solver's state")
     try:
-        with open(path, "rb") as file:
+        with open(name, "rb") as file:
             head = file.read(len(HDF5_SIGNATURE))
             if head == HDF5_SIGNATURE:
                 return head
@@ -45,7 +46,8 @@ def read_file(path: str | PathLike[str]) -> bytes:
     except IsADirectoryError:
         raise WeightsError("is a folder, not a file", fix="name the file in it", file=name) from None
     except (OSError, ValueError) as error:
-        raise WeightsError(f"cannot be read: {_reason(error)}", file=name) from None
+        fix = "check its name and its permissions"
+        raise WeightsError(f"cannot be read: {_reason(error)}", fix=fix, file=name) from None
     if not data:
         raise WeightsError("is empty", fix="write or download it again", file=name)
     return data

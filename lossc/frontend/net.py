@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lossc.errors import PrototxtError, UsageError
 from lossc.frontend import caffe_pb2
 from lossc.frontend.caffe_pb2 import LayerParameter, NetParameter, NetState
+from lossc.frontend.paths import path_text
 from lossc.frontend.places import Place
 from lossc.frontend.rules import included
 from lossc.frontend.text import parse, read_text
@@ -77,7 +80,8 @@ def read_net(
         net = NetParameter()
         net.CopyFrom(source)
         return _finish(net, state, Origin(file or "<NetParameter>"))
-    return read_net_text(read_text(source), file or fspath(source), phase=phase, level=level, stages=state.stage)
+    name = path_text(source, "a net's prototxt file")
+    return read_net_text(read_text(name), file or name, phase=phase, level=level, stages=state.stage)
 
 
 def read_net_text(
@@ -113,6 +117,7 @@ def finish_net(net: NetParameter, state: NetState, origin: Origin = NOWHERE) -> 
             raise PrototxtError("has no type", fix=fix, layer=layer.name or None, file=file, line=line)
         try:
             if included(layer, state):
+                _refuse_infinite(layer)
                 kept.append(layer)
                 kept_lines.append(line)
         except PrototxtError as error:
@@ -141,7 +146,7 @@ def origin_of(places: Place, file: str) -> Origin:
 
 def phase_number(phase: int | str) -> caffe_pb2.Phase:
     """caffe_pb2.TRAIN or TEST, of either or of their names. Raises UsageError."""
-    name = phase.upper() if isinstance(phase, str) else phase
+    name = phase.upper() if isinstance(phase, str) else None if isinstance(phase, bool) else phase
     for known in (caffe_pb2.TRAIN, caffe_pb2.TEST):
         if name == known or name == caffe_pb2.Phase.Name(known):
             return known
@@ -164,6 +169,26 @@ def _finish(net: NetParameter, state: NetState, origin: Origin) -> NetSource:
     """The caller's phase and level count; stages of the net's own state stay."""
     state.stage.extend(stage for stage in net.state.stage if stage not in state.stage)
     return finish_net(net, state, origin)
+
+
+def _refuse_infinite(layer: LayerParameter) -> None:
+    """Raises PrototxtError for a number that is not finite. A Clip without a bound on one side is the exception."""
+    for path, number in _numbers(layer, ""):
+        if math.isnan(number) or (math.isinf(number) and not path.startswith("clip_param.")):
+            raise PrototxtError(f"{path} is {number}", fix="give a finite number", layer=layer.name or None)
+
+
+def _numbers(message: Any, prefix: str) -> Iterator[tuple[str, float]]:
+    """Every float of a message with its path; arrays of weights (blobs) are left out."""
+    for field, value in message.ListFields():
+        if field.name == "blobs":
+            continue
+        many = hasattr(value, "append") or hasattr(value, "add")
+        for each in value if many else (value,):
+            if isinstance(each, float):
+                yield prefix + field.name, each
+            elif hasattr(each, "ListFields"):
+                yield from _numbers(each, f"{prefix}{field.name}.")
 
 
 def _strings(stages: Iterable[str]) -> list[str]:

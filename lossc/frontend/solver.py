@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
 from lossc.errors import PrototxtError, SolverError
@@ -13,6 +14,7 @@ from lossc.frontend import caffe_pb2
 from lossc.frontend.caffe_pb2 import NetParameter, NetState, SolverParameter
 from lossc.frontend.names import suggestion
 from lossc.frontend.net import NetSource, finish_net, origin_of, resolve_path
+from lossc.frontend.paths import path_text
 from lossc.frontend.places import Place
 from lossc.frontend.text import parse, read_text
 from lossc.frontend.upgrade import SOLVER_TYPES, Origin, upgrade_solver
@@ -30,7 +32,7 @@ POLICIES: dict[str, tuple[str, ...]] = {
 
 _AT_LEAST = {
     "iter_size": 1, "average_loss": 1, "max_iter": 0, "display": 0, "snapshot": 0, "test_interval": 0, "test_iter": 1,
-    "stepvalue": 0,
+    "stepvalue": 0, "base_lr": 0, "momentum": 0, "momentum2": 0, "delta": 0,
 }  # fmt: skip
 
 _TRAIN_NETS = ("net", "net_param", "train_net", "train_net_param")
@@ -100,6 +102,17 @@ class SolverSource:
         return finish_net(net, state, origin)
 
 
+@contextmanager
+def located(source: SolverSource | None) -> Iterator[None]:
+    """Compiling a solver's update: what it cannot do is told with the file of the solver, at its type."""
+    try:
+        yield
+    except SolverError as error:
+        if source is None:
+            raise
+        raise error.located(file=source.file, line=source.line("type")) from None
+
+
 def read_solver(source: str | PathLike[str] | SolverParameter) -> SolverSource:
     """Read a solver's prototxt file, or take a SolverParameter (left as it is).
 
@@ -109,8 +122,8 @@ def read_solver(source: str | PathLike[str] | SolverParameter) -> SolverSource:
         param = SolverParameter()
         param.CopyFrom(source)
         return _finish(param, "<SolverParameter>", Place("", 1, 0, 0), None)
-    file = fspath(source)
-    return read_solver_text(read_text(source), file, path=file)
+    file = path_text(source, "a solver's prototxt file")
+    return read_solver_text(read_text(file), file, path=file)
 
 
 def read_solver_text(text: str, file: str = "<string>", *, path: str | None = None) -> SolverSource:
@@ -126,6 +139,7 @@ def _finish(param: SolverParameter, file: str, places: Place, path: str | None) 
     _check_numbers(source)
     _check_type(source)
     _check_policy(source)
+    _check_steps(source)
     _check_nets(source)
     if path is not None:
         _resolve(param, path)
@@ -157,7 +171,8 @@ def _check_numbers(source: SolverSource) -> None:
             if isinstance(each, float) and not math.isfinite(each):
                 raise _fail(source, field.name, f"{field.name} is {each}", "give a finite number", index)
             if least is not None and each < least:
-                message = f"{field.name} is {each}, but must be {least} or more"
+                number = f"{each:g}" if isinstance(each, float) else each
+                message = f"{field.name} is {number}, but must be {least} or more"
                 raise _fail(source, field.name, message, f"write {field.name}: {least} or a larger number", index)
 
 
@@ -200,6 +215,14 @@ def _check_policy(source: SolverSource) -> None:
             raise _fail(source, field, message, f"give the number of iterations as {field}")
 
 
+def _check_steps(source: SolverSource) -> None:
+    steps = list(source.param.stepvalue)
+    for index in range(1, len(steps)):
+        if steps[index] < steps[index - 1]:
+            message = f"stepvalue {steps[index]} comes after {steps[index - 1]}"
+            raise _fail(source, "stepvalue", message, "give the iterations of drops in rising order", index)
+
+
 def _check_nets(source: SolverSource) -> None:
     param = source.param
     given = [name for name in _TRAIN_NETS if param.HasField(name)]
@@ -218,6 +241,9 @@ def _check_nets(source: SolverSource) -> None:
     if param.test_state and len(param.test_state) != tests:
         message = f"{tests} test_iter, but {len(param.test_state)} test_state"
         raise _fail(source, "test_state", message, "give test_state once per test net, or not at all")
+    if param.test_interval and not tests:
+        message = "test_interval is given, but not test_iter: nothing would be tested"
+        raise _fail(source, "test_interval", message, "add test_iter, the number of batches of a test, or remove it")
     if tests and not param.test_interval:
         message = "test_iter is given, but not test_interval"
         raise _fail(source, "test_iter", message, "add test_interval, the number of iterations from test to test")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from lossc.errors import PrototxtError
 from lossc.frontend import caffe_pb2, extension
 from lossc.frontend.names import closest
+from lossc.frontend.paths import looks_like_prototxt, path_text
 from lossc.frontend.places import Place, bad_escape, scan
 from lossc.frontend.upgrade import V1_TYPES
 
@@ -25,15 +26,11 @@ _KINDS = {"float": "a number", "integer": "a whole number", "string": "a string 
 
 def read_text(path: str | PathLike[str]) -> str:
     """The text of a prototxt file. Raises PrototxtError where there is none, or where it is not text."""
-    name = fspath(path)
+    name = path_text(path, "a prototxt file")
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise PrototxtError("no such file", fix=_similar_file(Path(path)), file=name) from None
-    except IsADirectoryError:
-        raise PrototxtError("is a folder, not a file", fix="name the .prototxt file in it", file=name) from None
+        data = Path(name).read_bytes()
     except (OSError, ValueError) as error:
-        raise PrototxtError(f"cannot be read: {getattr(error, 'strerror', None) or error}", file=name) from None
+        raise _unreadable(name, error) from None
     if data.startswith(b"\x89HDF"):
         raise PrototxtError("is an HDF5 file, not prototxt text", fix="name the .prototxt file here", file=name)
     try:
@@ -77,6 +74,19 @@ def layer_name(path: Sequence[Place]) -> str | None:
         if place.name in ("layer", "layers"):
             return place.text_of("name")
     return None
+
+
+def _unreadable(name: str, error: OSError | ValueError) -> PrototxtError:
+    """What to say of a file that cannot be read."""
+    if isinstance(error, IsADirectoryError):
+        return PrototxtError("is a folder, not a file", fix="name the .prototxt file in it", file=name)
+    if looks_like_prototxt(name):
+        fix = "write it to a file and name that; in Python, lossc.frontend.read_net_text reads texts"
+        return PrototxtError("the text of a prototxt was given where the path of a file is wanted", fix=fix)
+    if isinstance(error, FileNotFoundError):
+        return PrototxtError("no such file", fix=_similar_file(Path(name)), file=name)
+    reason = getattr(error, "strerror", None) or str(error)
+    return PrototxtError(f"cannot be read: {reason}", fix="check its name and its permissions", file=name)
 
 
 def _similar_file(path: Path) -> str:

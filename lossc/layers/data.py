@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from lossc.errors import count_of
 from lossc.ir import IO, Builder
 from lossc.layers.base import Layer, Shape
 from lossc.layers.fillers import ConstantFiller, fill, is_constant
@@ -33,7 +34,7 @@ class Input(Source):
         tops = len(self.param.top)
         self.need(
             len(shapes) in (1, tops),
-            f"{len(shapes)} shapes for {tops} tops",
+            f"{count_of(len(shapes), 'shape')} for {count_of(tops, 'top')}",
             "input_param { shape { dim: ... } }: one for all tops, or one per top",
         )
         return shapes if len(shapes) == tops else shapes * tops
@@ -73,16 +74,19 @@ class DummyData(Layer):
         )
         if any(legacy):
             for name, sizes in zip(("num", "channels", "height", "width"), legacy, strict=True):
-                self.need(len(sizes) in (1, tops), f"{len(sizes)} values of {name} for {tops} tops", "give one per top")
+                given = f"{count_of(len(sizes), 'value')} of {name} for {count_of(tops, 'top')}"
+                self.need(len(sizes) in (1, tops), given, "give one per top")
             return [tuple(sizes[k if len(sizes) > 1 else 0] for sizes in legacy) for k in range(tops)]
-        self.need(len(p.shape) in (1, tops), f"{len(p.shape)} shapes for {tops} tops", "give one, or one per top")
+        given = f"{count_of(len(p.shape), 'shape')} for {count_of(tops, 'top')}"
+        self.need(len(p.shape) in (1, tops), given, "give one, or one per top")
         shapes = [tuple(s.dim) for s in p.shape]
         return shapes if len(shapes) == tops else shapes * tops
 
     def _fillers(self) -> list[Any]:
         p, tops = self.param.dummy_data_param, len(self.param.top)
         given = list(p.data_filler) or [ConstantFiller()]
-        self.need(len(given) in (1, tops), f"{len(given)} data_fillers for {tops} tops", "give one, or one per top")
+        count = f"{count_of(len(given), 'data_filler')} for {count_of(tops, 'top')}"
+        self.need(len(given) in (1, tops), count, "give one, or one per top")
         return given if len(given) == tops else given * tops
 
     def forward(self, b: Builder, io: IO) -> None:

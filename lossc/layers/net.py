@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lossc.errors import GraphError, UsageError
+from lossc.errors import GraphError, UsageError, count_of
 from lossc.ir import Graph, LayerCall
 from lossc.layers.base import Layer, Shape, check_counts
 from lossc.layers.data import Data
@@ -126,10 +126,8 @@ def _import_layer(
             raise GraphError(f'top blob "{top}" is named twice', fix="give each top a name of its own")
         available[top] = param.name
     if len(param.propagate_down) not in (0, len(param.bottom)):
-        raise GraphError(
-            f"{len(param.propagate_down)} propagate_down values for {len(param.bottom)} bottoms",
-            fix="give one per bottom",
-        )
+        wrong = count_of(len(param.propagate_down), "propagate_down value")
+        raise GraphError(f"{wrong} for {count_of(len(param.bottom), 'bottom')}", fix="give one per bottom")
     weights = _loss_weights(layer, param)
     return LayerCall(param.name, layer, list(param.bottom), list(param.top), [], weights, line)
 
@@ -157,8 +155,8 @@ def _constant_weights(layer: Layer, param: Any) -> list[float]:
     if len(given) == 1 and tops == 2 and layer.is_loss:
         given = [given[0], 0.0]
     if len(given) != tops:
-        counts = [f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((len(given), "loss_weight"), (tops, "top"))]
-        raise GraphError(f"{counts[0]} for {counts[1]}", fix="give one per top, or none")
+        message = f"{count_of(len(given), 'loss_weight')} for {count_of(tops, 'top')}"
+        raise GraphError(message, fix="give one per top, or none")
     if any(given) and not layer.has_gradient:
         raise GraphError(f"{layer.type} has no gradient, so its top cannot be a loss", fix="remove its loss_weight")
     return given

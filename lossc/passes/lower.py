@@ -93,13 +93,21 @@ class InferShapes:
                     if weight:
                         graph.losses.append(_loss_term(graph, call.name, top, weight))
             except LosscError as error:
+                error.fix = error.fix or _shape_fix(graph, call)
                 raise error.located(layer=call.name, file=graph.file, line=call.line) from None
         return True
 
 
+def _shape_fix(graph: Graph, call: LayerCall) -> str:
+    """What can be done where a layer does not say it: change it, or what it is given."""
+    given = ", ".join(f'"{graph.label_of[b]}" {list(graph.blobs[b].shape)}' for b in call.bottoms)
+    return f"change the layer's settings, or the layers that make its bottoms: {given}"
+
+
 def _check_size(name: str, shape: tuple[int, ...]) -> None:
     if any(e < 0 for e in shape):
-        raise ShapeError(f'blob "{name}" would have a negative size: {list(shape)}')
+        fix = "make the bottom larger, or the kernel and what else is subtracted smaller"
+        raise ShapeError(f'blob "{name}" would have a negative size: {list(shape)}', fix=fix)
     if math.prod(shape) > MOST_ELEMENTS:
         raise ShapeError(f'blob "{name}" of shape {list(shape)} is too large', fix=f"at most {MOST_ELEMENTS} elements")
     if math.prod(shape) == 0:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lossc.errors import LosscError, UsageError
+from lossc.errors import ArgumentError, LosscError, UsageError
 from lossc.frontend.net import NetSource
 
 #: Layer types that read a data source.
@@ -60,6 +60,9 @@ class Feed:
 
     def _open(self, layer: Any, given: Any) -> Source:
         if given is not None and not isinstance(given, (str, PathLike)):
+            if not (hasattr(given, "shapes") and callable(getattr(given, "next", None))):
+                fix = "give a path, or an object with shapes and next(data, label)"
+                raise ArgumentError(f"data is {given!r:.60}, which is no data source", fix=fix)
             source: Source = given
             return source
         from lossc.runtime.data import open_source

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from numbers import Real
 from os import PathLike
+from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lossc.errors import DataError, UsageError
+from lossc.errors import ArgumentError, DataError, UsageError
 from lossc.frontend.caffe_pb2 import NetParameter, SolverParameter
 from lossc.frontend.net import NetSource, read_net
-from lossc.loss_weight import LossWeight
+from lossc.frontend.paths import path_text
+from lossc.loss_weight import LossWeight, Runtime, Schedule
 from lossc.pipeline import Compiled, Request, build, compile_net
+from lossc.runtime.arguments import names_of, real_array, whole_number
 from lossc.runtime.blob import Blob
 from lossc.runtime.feed import Feed, Override
 from lossc.runtime.loss_weights import LossWeights
@@ -31,6 +36,9 @@ class Layer(NamedTuple):
 
     type: str
     blobs: list[Blob]
+
+
+_LABEL_FIX = "correct the label, give the layer below as many outputs as there are classes, or name an ignore_label"
 
 #: OpenMP's libraries crash, rather than refuse, where a team cannot be made.
 MOST_THREADS = 1024
@@ -67,14 +75,23 @@ class Net:
         loss_weights: Mapping[str, LossWeight] | None = None,
     ) -> None:
         if not isinstance(file, NetSource):
-            file = read_net(file, phase=phase, level=level, stages=stages)
-        if threads is not None and not 1 <= threads <= MOST_THREADS:
-            raise UsageError(f"threads is {threads}", fix=f"give 1 to {MOST_THREADS}, or None for one per core")
+            level = whole_number("level", level, -(2**31), 2**31 - 1)
+            file = read_net(file, phase=phase, level=level, stages=names_of("stages", stages))
+        if threads is not None:
+            fix = f"give 1 to {MOST_THREADS}, or None for one per core"
+            threads = whole_number("threads", threads, 1, MOST_THREADS, fix)
+        seed = whole_number("seed", seed, -(2**63), 2**64 - 1, "give a whole number of 64 bits")
         self._source = file
         self._feed = Feed(file, data, seed)
         #: What decides fillers, dropout and other random numbers.
         self.seed = seed
-        kept = keep if keep == "all" else (keep,) if isinstance(keep, str) and keep else tuple(keep)
+        kept = "all" if keep == "all" else names_of("keep", keep)
+        if not isinstance(loss_weights, (Mapping, NoneType)):
+            raise ArgumentError(f"loss_weights is {loss_weights!r:.60}", fix='give weights by name: {"loss": 0.5}')
+        for loss, weight in (loss_weights or {}).items():
+            if isinstance(weight, bool) or not isinstance(weight, (Real, Runtime, Schedule)):
+                fix = "give a number, lossc.Runtime or lossc.Schedule"
+                raise ArgumentError(f'the loss_weight of "{loss}" is {weight!r:.60}', fix=fix)
         self.request = Request(
             file, kept, target, dtype, solver, self._feed.shapes, loss_weights=dict(loss_weights or {})
         )
@@ -133,7 +150,7 @@ class Net:
 
     @iter.setter
     def iter(self, value: int) -> None:
-        self.native.iter = value
+        self.native.iter = whole_number("iter", value, 0, 2**62)
 
     @property
     def layer_dict(self) -> dict[str, Layer]:
@@ -177,7 +194,7 @@ class Net:
         Keyword arguments are copied to the inputs of these names. Data layers deliver their next batch. Raises
         UsageError for inputs that are not known or do not fit, DataError where a label is out of range.
         """
-        wanted = [*self.outputs, *(blobs or ())]
+        wanted = [*self.outputs, *names_of("blobs", blobs)]
         for name in wanted:
             self._known(name)
         for name, values in inputs.items():
@@ -206,13 +223,8 @@ class Net:
         if name not in self.inputs:
             known = ", ".join(self.inputs) or "the net has none"
             raise UsageError(f'"{name}" is no input of the net', fix=f"inputs: {known}", file=self._source.file)
-        array = np.asarray(values)
-        blob = self.blobs[name]
-        if array.shape != blob.shape:
-            message = f'input "{name}" has the shape {list(array.shape)}, the net wants {list(blob.shape)}'
-            fix = "compiled nets have fixed shapes: change the net's input_param"
-            raise UsageError(message, fix=fix, file=self._source.file)
-        blob.data[...] = array
+        blob, fix = self.blobs[name], "compiled nets have fixed shapes: change the net's input_param"
+        blob.data[...] = real_array(f'input "{name}"', values, blob.shape, fix=fix, file=self._source.file)
 
     def _checked(self, loss: float) -> float:
         if loss == loss or (message := self.native.error) is None:
@@ -221,17 +233,23 @@ class Net:
             prefix = f'layer "{layer.name}": '
             if message.startswith(prefix):
                 line = self._source.line(index)
-                raise DataError(message.removeprefix(prefix), layer=layer.name, file=self._source.file, line=line)
-        raise DataError(message, file=self._source.file)
+                told = message.removeprefix(prefix)
+                raise DataError(told, fix=_LABEL_FIX, layer=layer.name, file=self._source.file, line=line)
+        raise DataError(message, fix=_LABEL_FIX, file=self._source.file)
 
     # ---- files
 
     def save(self, path: str | PathLike[str], diff: bool = False) -> None:
         """Writes the parameters (with ``diff`` their gradients too), as HDF5 where ``path`` ends in .h5.
 
-        The file is written whole or not at all. Raises WeightsError.
+        The file is written whole or not at all. Raises WeightsError, UsageError for an ending that says nothing.
         """
         from lossc.frontend.weights import write_weights
+
+        name = path_text(path, "the file to write")
+        if not name.endswith((".caffemodel", ".h5")):
+            fix = f"name it {os.path.basename(name) or 'net'}.caffemodel, or .caffemodel.h5 for HDF5"
+            raise UsageError("a file of weights ends in .caffemodel or .h5", fix=fix, file=name)
 
         data = {layer: [blob.data for blob in blobs] for layer, blobs in self.params.items()}
         diffs = {layer: [blob.diff for blob in blobs] for layer, blobs in self.params.items()} if diff else None
@@ -254,6 +272,8 @@ class Net:
 
         Raises UsageError where a shared layer's parameters have other shapes there, or another dtype.
         """
+        if not isinstance(other, Net):
+            raise ArgumentError(f"parameters are shared with a Net, not {other!r:.60}", fix="give another lossc.Net")
         if self.native.dtype != other.native.dtype:
             raise UsageError(f"{self.native.dtype} parameters cannot be shared with a {other.native.dtype} net")
         for layer in self.manifest["layers"]:

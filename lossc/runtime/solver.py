@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
-from lossc.errors import UsageError
+from lossc.errors import ArgumentError, UsageError
 from lossc.frontend.caffe_pb2 import SolverParameter
 from lossc.frontend.net import NetSource
-from lossc.frontend.solver import SolverSource, read_solver
+from lossc.frontend.solver import SolverSource, located, read_solver
 from lossc.loss_weight import LossWeight
+from lossc.runtime.arguments import whole_number
 from lossc.runtime.feed import Override
 from lossc.runtime.loglines import Log, Smoothed, add_to, mean_of, number, output_lines
 from lossc.runtime.net import Net
@@ -52,11 +54,14 @@ class Solver:
             check_prefix(param.snapshot_prefix, self.source.file, self.source.line("snapshot_prefix"))
         seed = param.random_seed if param.random_seed >= 0 else 1
         train = self.source.train_net()
-        self.net = Net(
-            train, train.phase, None, keep, threads, target, dtype, seed, data=data, solver=param,
-            loss_weights=loss_weights,
-        )  # fmt: skip
+        with located(self.source):
+            self.net = Net(
+                train, train.phase, None, keep, threads, target, dtype, seed, data=data, solver=param,
+                loss_weights=loss_weights,
+            )  # fmt: skip
         tests = self.source.test_nets()
+        if not isinstance(test_data, (Sequence, NoneType)) or isinstance(test_data, str):
+            raise ArgumentError(f"test_data is {test_data!r:.60}", fix="give a list with an entry for each test net")
         feeds = [data] * len(tests) if test_data is None else test_data
         if len(feeds) != len(tests):
             raise UsageError(f"{len(feeds)} test_data for {len(tests)} test nets", fix="give one for each, or none")
@@ -126,7 +131,7 @@ class Solver:
         self._log("solver.cpp:290", f"Learning Rate Policy: {param.lr_policy}")
         if resume_file is not None:
             self.restore(resume_file)
-        stopped = self.step(param.max_iter - self.iter)
+        stopped = self.step(max(param.max_iter - self.iter, 0))
         if param.snapshot_after_train and (not param.snapshot or self.iter % param.snapshot):
             self.snapshot()
         if stopped:
@@ -149,7 +154,7 @@ class Solver:
         param, net = self.param, self.net
         self._smoothed = Smoothed(param.average_loss, net.native.dtype)
         shown, since = self.iter, time.perf_counter()
-        last = self.iter + iterations
+        last = self.iter + whole_number("iterations", iterations, 0)
         while self.iter < last:
             iteration = self.iter
             net.clear_param_diffs()

@@ -37,6 +37,8 @@ def parse_target(name: str, *, dtype: str = "float32") -> Target:
     """
     if dtype not in ("float32", "float64"):
         raise UsageError(f"the dtype {dtype!r} is not known", fix='use "float32" or "float64"')
+    if not isinstance(name, str):
+        raise UsageError(f"the target {name!r} is not known", fix=f"use one of: {', '.join(_NAMES)}")
     wanted = name.strip().lower()
     host = host_target()
     if wanted == "native":

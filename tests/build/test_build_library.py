@@ -14,7 +14,7 @@ import pytest
 from lossc.build import Cache, compile_bundle, compile_library, find_compiler, load_library
 from lossc.build import compiler as compiler_module
 from lossc.build import library as library_module
-from lossc.errors import CompilerError, InternalError, UsageError
+from lossc.errors import CompilerError, InternalError, OutputError, UsageError
 from lossc.targets import AVX2, NEON, SCALAR, Target, host_target, parse_target
 
 EXPORT = '__attribute__((visibility("default"))) '
@@ -144,7 +144,7 @@ def test_a_bundle_can_be_built_again_by_its_command(cache: Cache, tmp_path: Path
 
 def test_a_bundle_needs_a_folder(cache: Cache, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         compile_bundle(SQUARE, tmp_path / "file", target=host_target(), cache=cache)
 
 

@@ -157,7 +157,7 @@ def test_svg_needs_graphviz(folder: Path, capfd: pytest.CaptureFixture[str], mon
     tools = folder / "bin"
     tools.mkdir()
     monkeypatch.setenv("PATH", str(tools))
-    assert main(["inspect", "net.prototxt", "--format", "svg"]) == 2
+    assert main(["inspect", "net.prototxt", "--format", "svg"]) == 1
     assert "graphviz" in capfd.readouterr().err
     (tools / "dot").write_text('#!/bin/sh\nread line\necho "<svg>$line</svg>"\n')
     (tools / "dot").chmod(0o755)
@@ -173,9 +173,9 @@ def test_cache_info_and_clear(
 
     default_cache().put("requests", "key", b"value")
     assert main(["cache", "info"]) == 0
-    assert "1 files" in capfd.readouterr().out
+    assert "1 file, " in capfd.readouterr().out
     assert main(["cache", "clear"]) == 0
-    assert "removed 1 files" in capfd.readouterr().out
+    assert "removed 1 file, " in capfd.readouterr().out
     assert default_cache().get("requests", "key") is None
 
 
@@ -190,6 +190,8 @@ def test_cache_info_and_clear(
         (["train", "net.prototxt"], 1, "net.prototxt"),
         (["train", "solver.prototxt", "--target", "avx1024"], 2, "avx1024"),
         (["inspect", "net.prototxt", "--after", "fuse"], 2, 'no pass "fuse"'),
+        (["inspect", "net.prototxt", "--target", "sse"], 2, "the target 'sse' is not known"),
+        (["train", 'net: "net.prototxt" base_lr: 1'], 1, "the text of a prototxt was given"),
         (["inspect", "net.prototxt", "--keep", "ipp"], 2, 'did you mean "ip"'),
         (["compile", "net.prototxt", "--phase", "test", "--solver", "solver.prototxt", "-o", "out"], 2, "phase train"),
     ],
@@ -217,6 +219,25 @@ def test_wrong_calls_exit_with_2(command: list[str], capfd: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as caught:
         main(command)
     assert caught.value.code == 2 and capfd.readouterr().err.startswith("usage: lossc")
+
+
+def test_a_cache_that_cannot_be_used_is_one_warning(folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOSSC_CACHE": str(folder / "digits.npz")}
+    for program in (
+        ["-m", "lossc.cli.main", "inspect", "net.prototxt", "--format", "c"],
+        ["-m", "lossc.cli.main", "train", "solver.prototxt"],
+        ["-c", "import lossc; lossc.Net('net.prototxt', lossc.TRAIN)"],
+    ):
+        done = subprocess.run([sys.executable, *program], env=environment, capture_output=True, text=True, check=True)
+        said = [line for line in done.stderr.splitlines() if not PREFIX.match(line)]
+        assert len(said) == ("inspect" not in program) and all("cannot be used (Not a directory)" in s for s in said)
+        assert "lossc.cli.main" not in program or all(line.startswith("lossc: warning: lossc's") for line in said)
+
+
+def test_what_cannot_be_written_exits_with_1(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile", "net.prototxt", "-o", "digits.npz/out"]) == 1
+    err = capfd.readouterr().err
+    assert "cannot write to digits.npz/out: it, or what should be a folder around it, is a file\n  fix: " in err
 
 
 def test_inputs_that_nothing_fills_cannot_be_tested(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -119,6 +119,28 @@ def test_resolve_path(tmp_path, monkeypatch):
 stages = st.lists(st.sampled_from("abc"), max_size=3, unique=True)
 levels = st.none() | st.integers(-1, 2)
 states = st.builds(NetState, phase=st.sampled_from([TRAIN, TEST]), level=st.integers(-1, 2), stage=stages)
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("loss_weight: nan", "loss_weight is nan"),
+        ("loss_weight: 1 loss_weight: -inf", "loss_weight is -inf"),
+        ("param { lr_mult: inf }", "param.lr_mult is inf"),
+        ("power_param { shift: nan }", "power_param.shift is nan"),
+        ("inner_product_param { weight_filler { std: nan } }", "inner_product_param.weight_filler.std is nan"),
+        ("clip_param { min: nan max: 1 }", "clip_param.min is nan"),
+    ],
+)
+def test_numbers_must_be_finite(field, message):
+    with pytest.raises(PrototxtError) as caught:
+        read_net_text(f'layer {{ name: "x" type: "Input" }}\nlayer {{ name: "y" type: "Power" {field} }}', "n.prototxt")
+    assert (caught.value.message, caught.value.layer, caught.value.line) == (message, "y", 2)
+
+
+def test_a_clip_may_be_open_on_one_side():
+    net = read_net_text('layer { name: "y" type: "Clip" clip_param { min: 0 max: inf } }')
+    assert net.param.layer[0].clip_param.max == float("inf")
+
+
 rules = st.builds(
     NetStateRule,
     phase=st.none() | st.sampled_from([TRAIN, TEST]),

@@ -7,6 +7,7 @@ import pytest
 from lossc.errors import PrototxtError, SolverError
 from lossc.frontend import read_solver, read_solver_text
 from lossc.frontend.caffe_pb2 import TEST, TRAIN, SolverParameter
+from lossc.frontend.solver import located
 
 NET = """\
 layer { name: "x" type: "Input" top: "x" }
@@ -89,6 +90,13 @@ def test_old_solver_type():
     assert read_solver_text(BASE + "solver_type: ADAM").param.type == "Adam"
 
 
+def test_what_the_compiler_cannot_do_is_told_at_the_type():
+    solver = read_solver_text(BASE + '\ntype: "Adam"', "s.prototxt")
+    with pytest.raises(SolverError) as caught, located(solver):
+        raise SolverError("is not built in")
+    assert (caught.value.file, caught.value.line) == ("s.prototxt", 5)
+
+
 def test_a_message_is_left_as_it_is():
     message = SolverParameter(net="n", base_lr=1, lr_policy="fixed", solver_type=SolverParameter.ADAM)
     assert read_solver(message).param.type == "Adam"
@@ -116,6 +124,9 @@ def test_a_message_is_left_as_it_is():
         ('test_net: "a" test_net: "b"\ntest_iter: 3', 5, "2 test nets, but 1 test_iter", "once per test net"),
         ('test_net: "a"', 4, "1 test nets, but 0 test_iter", "once per test net"),
         ("test_iter: 3", 4, "not test_interval", "add test_interval"),
+        ("test_interval: 10", 4, "not test_iter: nothing would be tested", "add test_iter"),
+        ("momentum: -0.9", 4, "momentum is -0.9, but must be 0 or more", "larger number"),
+        ("stepvalue: [5, 9]\nstepvalue: 8", 5, "stepvalue 8 comes after 9", "rising order"),
         ("test_iter: 3 test_interval: 1\ntest_state { } test_state { }", 5, "1 test_iter, but 2 test_state", "once"),
         ('train_net: "a"', 4, "net and train_net all name a net", "keep net"),
         ("net_param { }", 4, "net and net_param all name a net", "keep net"),

@@ -128,7 +128,7 @@ CASES = {
         "std -1 is negative",
     ),
     'type: "Input" top: "m" top: "n" input_param { shape { dim: 1 } shape { dim: 1 } }': ((), "2 shapes for 3 tops"),
-    'type: "Input"': ((), "0 shapes for 1 tops"),
+    'type: "Input"': ((), "0 shapes for 1 top"),
     'type: "HingeLoss" bottom: "x" bottom: "z"': (("3 4", "3 4"), "one label per item"),
     'type: "MultinomialLogisticLoss" bottom: "x" bottom: "z"': (("3 4", "4"), "one label per item"),
     'type: "ContrastiveLoss" bottom: "x" bottom: "z"': (("3 4", "3 4"), "takes 3 bottoms, 2 given"),
@@ -158,7 +158,7 @@ CASES = {
     'type: "DummyData" dummy_data_param { shape { dim: 1 } num: 1 }': ((), "at once"),
     'type: "DummyData" dummy_data_param { num: 1 num: 2 num: 3 channels: 1 height: 1 width: 1 }': (
         (),
-        "3 values of num for 1 tops",
+        "3 values of num for 1 top",
     ),
     'type: "DummyData" top: "m" top: "n" dummy_data_param { shape { dim: 1 } shape { dim: 1 } }': (
         (),
