@@ -28,6 +28,7 @@ from lossc.targets import check_runnable, parse_target
 if TYPE_CHECKING:
     from lossc.codegen.program import Program
     from lossc.ir import Graph
+    from lossc.lang.files import Custom
     from lossc.passes.base import Pass, PassRecord
 
 Shape = tuple[int, ...]
@@ -42,6 +43,8 @@ class Request:
     the tops of layers that read data sources, by the layer's name. ``prefix``: of the C functions' names, by default
     the net's name. ``threads``: the team's size where the C function ``create`` is given 0; 0 means all cores.
     ``loss_weights``: what takes the place of the net's own ones, by layer or top: numbers, ``Runtime``, ``Schedule``.
+    ``layers``: layer types beyond the built-in ones, by name (``lang.files.collect`` finds them).
+    ``brought``: each call brings the memory of the inputs and of their gradients.
     """
 
     source: NetSource
@@ -53,6 +56,8 @@ class Request:
     prefix: str = ""
     threads: int = 0
     loss_weights: Mapping[str, LossWeight] = field(default_factory=dict)
+    layers: Mapping[str, Custom] = field(default_factory=dict)
+    brought: bool = False
 
     @property
     def phase(self) -> str:
@@ -70,10 +75,11 @@ class Request:
             self.source.param.SerializeToString(deterministic=True),
             (self.source.file, self.source.lines),
             sorted((at, name, a.shape, a.tobytes()) for at, by in self.source.tables.items() for name, a in by.items()),
-            (self.keep, self.prefix, self.threads),
+            (self.keep, self.prefix, self.threads, self.brought),
             sorted((name, [tuple(s) for s in shapes]) for name, shapes in self.data_shapes.items()),
             self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
             sorted(self.loss_weights.items(), key=lambda item: item[0]),
+            sorted((name, custom.checksum) for name, custom in self.layers.items()),
         ]
         for part in parts:
             text = repr(part)
@@ -112,6 +118,7 @@ def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, t
 
     Raises GraphError and its kinds for nets that do not fit together, UsageError for names that are not known.
     """
+    from lossc.layers.function import custom_layers
     from lossc.layers.net import import_net
     from lossc.passes.base import PassManager
 
@@ -126,11 +133,13 @@ def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, t
         file=source.file,
         line_of=source.line,
         data_shapes=shapes,
+        layers=custom_layers(request.layers),
         loss_weights=request.loss_weights,
         tables=source.tables,
     )
     _check_keep(request, [top for call in graph.calls for top in call.tops])
     graph.options["keep"] = request.keep
+    graph.options["brought"] = request.brought
     manager = PassManager(passes)
     manager.run(graph, until)
     return graph, tuple(manager.records)

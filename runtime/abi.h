@@ -22,6 +22,7 @@ typedef struct lossc_abi {
     void (*share_param)(lossc_net *net, int index, void *data);
     int64_t (*get)(const lossc_net *net, int what);
     void (*set)(lossc_net *net, int what, int64_t value);
+    double (*call)(lossc_net *net, void *const *blobs); /* forward_backward on the caller's memory; NULL: net has its own */
 } lossc_abi;
 
 #endif

@@ -98,6 +98,7 @@ def _request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]:
     from lossc.frontend.solver import read_solver
     from lossc.pipeline import Request
     from lossc.runtime.feed import Feed
+    from lossc.runtime.net import own_layers
 
     solver = read_solver(args.solver) if args.solver else None
     if solver is not None and args.phase != "train":
@@ -110,6 +111,7 @@ def _request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]:
     param = solver.param if solver is not None else None
     shapes = Feed(source, args.data).shapes
     request = Request(
-        source, keep, args.target, args.dtype, param, shapes, args.name, args.threads or 0, loss_weights(args)
-    )
+        source, keep, args.target, args.dtype, param, shapes, args.name, args.threads or 0, loss_weights(args),
+        own_layers(args.layer),
+    )  # fmt: skip
     return request, solver

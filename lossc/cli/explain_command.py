@@ -85,6 +85,7 @@ def _request(args: argparse.Namespace) -> Request:
     from lossc.frontend.solver import read_solver
     from lossc.pipeline import Request
     from lossc.runtime.feed import Feed
+    from lossc.runtime.net import own_layers
 
     solver = read_solver(args.solver) if args.solver else None
     if solver is not None and args.phase != "train":
@@ -95,8 +96,8 @@ def _request(args: argparse.Namespace) -> Request:
         source = read_net(net_file(args), phase=args.phase, level=args.level, stages=stages(args))
     param = solver.param if solver is not None else None
     shapes = Feed(source, args.data).shapes
-    weights = loss_weights(args)
-    return Request(source, (), args.target, args.dtype, param, shapes, "", args.threads or 0, weights)
+    weights, layers = loss_weights(args), own_layers(args.layer)
+    return Request(source, (), args.target, args.dtype, param, shapes, "", args.threads or 0, weights, layers)
 
 
 def _measured(args: argparse.Namespace, iterations: int) -> Report:
@@ -113,7 +114,7 @@ def _measured(args: argparse.Namespace, iterations: int) -> Report:
     net = Net(
         request.source, args.phase, None, keep, args.threads, args.target, args.dtype,
         solver.random_seed if solver is not None and solver.random_seed >= 0 else 1,
-        data=args.data, solver=solver, loss_weights=request.loss_weights,
+        data=args.data, solver=solver, loss_weights=request.loss_weights, layers=request.layers,
     )  # fmt: skip
     if net.inputs:
         fix = "explain a net whose data layers read some, or call net.explain() in Python after a forward pass"

@@ -83,6 +83,7 @@ def _request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]:
     from lossc.frontend.solver import read_solver
     from lossc.pipeline import Request
     from lossc.runtime.feed import Feed
+    from lossc.runtime.net import own_layers
     from lossc.targets import parse_target
 
     source = read_net(net_file(args), phase=args.phase, level=args.level, stages=stages(args))
@@ -91,6 +92,6 @@ def _request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]:
     solver = read_solver(args.solver) if args.solver else None
     request = Request(
         source, keep, args.target, args.dtype, solver.param if solver else None, Feed(source, args.data).shapes,
-        loss_weights=loss_weights(args),
+        loss_weights=loss_weights(args), layers=own_layers(args.layer),
     )  # fmt: skip
     return request, solver

@@ -46,6 +46,7 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     add(parser, "threads", type=positive, metavar="N", help="threads (one per core); results do not depend on it")
     add(parser, "target", default="native", metavar="ISA", help="native (default), avx512, avx2, neon or scalar")
     add(parser, "dtype", default="float32", choices=("float32", "float64"), help="default: float32")
+    add(parser, "layer", action="append", metavar="FILE", help="a Python file that defines layer types (repeatable)")
     weight = "a loss_weight that can be set between steps; VALUE: where it starts (the net's own)"
     add(parser, "runtime-weight", action="append", default=[], metavar="LOSS[=VALUE]", help=weight)
     weight = "another loss_weight: a number, or a schedule such as step:0.3,gamma=0.1,stepsize=1000"

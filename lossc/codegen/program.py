@@ -10,7 +10,7 @@ from lossc.codegen.environment import render
 from lossc.codegen.kernelgen import Function, KernelWriter
 from lossc.codegen.names import Names, comment, identifier, literal, string
 from lossc.ir import Conv, Gemm, Graph, Ref
-from lossc.ir.memory import ALIGN, MemoryPlan
+from lossc.ir.memory import ALIGN, MemoryPlan, brought
 from lossc.targets import Isa
 
 FORMAT = 1
@@ -51,12 +51,15 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
     plan: MemoryPlan = graph.options["memory"]
     names = Names()
     param_index = {p.blob: k for k, p in enumerate(graph.params)}
+    outside = {name: k for k, name in enumerate(brought(graph))}
     used: dict[str, str] = {}
 
     def address(root: str, offset: int) -> str:
         plus = f" + {offset}" if offset else ""
         if root in param_index:
             return f"net->param[{param_index[root]}]{plus}"
+        if root in outside:
+            return f"net->brought[{outside[root]}]{plus}"
         used[root] = "AT_" + names.of(root)
         return f"m + {used[root]}{plus}"
 
@@ -93,6 +96,7 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         "param_size": plan.param_size,
         "param_offsets": [plan.param_offsets[p.blob] for p in graph.params],
         "params": [_param_view(graph, plan, k) for k in range(len(graph.params))],
+        "brought": len(outside),
         "shared": _round(shared),
         "local": _round(local),
         "threads": threads,
@@ -136,6 +140,8 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
             }
             for c in graph.calls
         ],
+        "brought": [{"blob": graph.blobs[b].label, "part": "diff" if graph.blobs[b].role == "diff" else "data"}
+                    for b in outside],
         "inputs": graph.inputs,
         "outputs": graph.outputs,
         "losses": [
@@ -194,12 +200,13 @@ def _view_of(graph: Graph, plan: MemoryPlan, name: str) -> dict[str, Any]:
 def _blob_table(graph: Graph, plan: MemoryPlan) -> dict[str, Any]:
     """Every Caffe blob by name; ``data`` and ``diff`` say where they are, or None where they were not kept."""
     table: dict[str, Any] = {}
+    kept = graph.observable - set(brought(graph))
     for label, name in graph.data_of.items():
         diff = graph.diff_of.get(label)
         table[label] = {
             "shape": list(graph.declared[name].shape),
-            "data": _view_of(graph, plan, name) if name in graph.observable else None,
-            "diff": _view_of(graph, plan, diff) if diff in graph.observable and diff is not None else None,
+            "data": _view_of(graph, plan, name) if name in kept else None,
+            "diff": _view_of(graph, plan, diff) if diff in kept and diff is not None else None,
             "has_diff": diff is not None and diff in graph.blobs,
         }
     return table
@@ -224,8 +231,11 @@ def _param_view(graph: Graph, plan: MemoryPlan, k: int) -> dict[str, Any]:
 def _header_blobs(graph: Graph, plan: MemoryPlan) -> list[dict[str, Any]]:
     """The blobs that C callers reach by name: inputs and outputs that lie contiguous."""
     out, names = [], Names(frozenset(INTERFACE))
+    outside = set(brought(graph))
     for label in dict.fromkeys([*graph.inputs, *graph.outputs]):
         name = graph.data_of[label]
+        if name in outside:
+            continue
         place = _view_of(graph, plan, name)
         if Ref(name, tuple(place["shape"]), tuple(place["strides"])).is_contiguous or graph.blobs[name].size == 1:
             out.append(

@@ -21,6 +21,17 @@ class MemoryPlan:
     lower_bound: int
 
 
+def brought(graph: Graph) -> list[str]:
+    """The blobs whose memory the caller brings to each call, where the graph is told so (option "brought").
+
+    The inputs, then those of their gradients that are kept, each in the inputs' order.
+    """
+    if not graph.options.get("brought"):
+        return []
+    diffs = [graph.diff_of[i] for i in graph.inputs if i in graph.diff_of and graph.diff_of[i] in graph.observable]
+    return [graph.data_of[i] for i in graph.inputs] + diffs
+
+
 def aligned(size: int) -> int:
     return -(-max(size, 1) // ALIGN) * ALIGN
 
@@ -43,8 +54,9 @@ def plan_memory(graph: Graph) -> MemoryPlan:
     for p in graph.params:
         offsets[p.blob + ".diff"] = at
         at += aligned(graph.blobs[p.blob].size)
+    outside = set(brought(graph))
     for name in persistent:
-        if name not in params and name not in offsets:
+        if name not in params and name not in offsets and name not in outside:
             offsets[name] = at
             at += _reals(graph, name)
     base = at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -50,6 +50,15 @@ class Native:
 
     def forward_backward(self) -> float:
         return float(self._abi.forward_backward(self._net))
+
+    def caller(self, addresses: np.ndarray) -> Callable[[], float]:
+        """One forward and backward pass on memory that is not the net's, see ``Request.brought``.
+
+        ``addresses`` (uintp) holds, whenever the function is called, where the blobs of ``manifest["brought"]`` lie.
+        """
+        call, net = self._abi.call, self._net
+        at = self._ffi.cast("void *const *", addresses.ctypes.data)
+        return lambda: call(net, at)
 
     def clear_param_diffs(self) -> None:
         self._abi.clear_param_diffs(self._net)

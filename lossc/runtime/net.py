@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from lossc.explain.report import Report
+    from lossc.lang.files import Custom
 
 
 class Layer(NamedTuple):
@@ -44,6 +45,15 @@ _LABEL_FIX = "correct the label, give the layer below as many outputs as there a
 MOST_THREADS = 1024
 
 
+def own_layers(layers: Any) -> dict[str, Custom]:
+    """The layer types that a user names, see ``lang.files.collect``."""
+    if layers is None:
+        return {}
+    from lossc.lang.files import collect
+
+    return collect(layers)
+
+
 class Net:
     """A net, compiled for this machine.
 
@@ -53,7 +63,8 @@ class Net:
     ``target``: "native" or the name of an instruction set; ``dtype``: "float32" or "float64". ``seed`` decides fillers
     and dropout. ``data`` takes the place of the sources that data layers name: a path, a data source, or one of them by
     layer. ``solver``: a SolverParameter whose update is compiled too; solvers give it. ``loss_weights``: what takes the
-    place of the net's own loss_weights, by layer or top: numbers, ``lossc.Runtime``, ``lossc.Schedule``.
+    place of the net's own loss_weights, by layer or top: numbers, ``lossc.Runtime``, ``lossc.Schedule``. ``layers``:
+    layer types of your own: a Python file, what ``@lossc.loss`` made, a Layer class, or a list of these.
 
     Raises LosscError's kinds: PrototxtError, GraphError, DataError, WeightsError, UsageError, CompilerError.
     """
@@ -73,6 +84,7 @@ class Net:
         data: Override | None = None,
         solver: SolverParameter | None = None,
         loss_weights: Mapping[str, LossWeight] | None = None,
+        layers: Any = None,
     ) -> None:
         if not isinstance(file, NetSource):
             level = whole_number("level", level, -(2**31), 2**31 - 1)
@@ -93,7 +105,8 @@ class Net:
                 fix = "give a number, lossc.Runtime or lossc.Schedule"
                 raise ArgumentError(f'the loss_weight of "{loss}" is {weight!r:.60}', fix=fix)
         self.request = Request(
-            file, kept, target, dtype, solver, self._feed.shapes, loss_weights=dict(loss_weights or {})
+            file, kept, target, dtype, solver, self._feed.shapes, loss_weights=dict(loss_weights or {}),
+            layers=own_layers(layers),
         )
         self.native = Native(build(self.request), threads or 0, seed)
         manifest = self.native.manifest

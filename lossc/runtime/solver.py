@@ -46,6 +46,7 @@ class Solver:
         test_data: Sequence[Override | None] | None = None,
         log: Log | None = None,
         loss_weights: Mapping[str, LossWeight] | None = None,
+        layers: Any = None,
     ) -> None:
         self.source = _read(source)
         param = self.param = self.source.param
@@ -57,7 +58,7 @@ class Solver:
         with located(self.source):
             self.net = Net(
                 train, train.phase, None, keep, threads, target, dtype, seed, data=data, solver=param,
-                loss_weights=loss_weights,
+                loss_weights=loss_weights, layers=layers,
             )  # fmt: skip
         tests = self.source.test_nets()
         if not isinstance(test_data, (Sequence, NoneType)) or isinstance(test_data, str):
@@ -68,7 +69,7 @@ class Solver:
         self.test_nets = [
             Net(
                 each, each.phase, None, (), threads, target, dtype, seed, data=feed,
-                loss_weights=_known_weights(each, loss_weights or {}),
+                loss_weights=_known_weights(each, loss_weights or {}), layers=layers,
             )  # fmt: skip
             for each, feed in zip(tests, feeds, strict=True)
         ]

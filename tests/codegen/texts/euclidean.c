@@ -42,11 +42,11 @@ struct lossc_net {
     char message[512];
 };
 
-/* ---- loss { EuclideanLoss } forward (loss and gradient in one sweep)    net.prototxt:6    map<n=4xc=6> loss[] = sum_cn((x[n,c] - y[n,c]) * (x[n,c] - y[n,c])) / N 4 / 2; x.diff[n,c] = (loss_weight 0.3 / N 4) * (x[n,c] - y[n,c]); y.diff[n,c] = (sign -1 * loss_weight 0.3 / N 4) * (x[n,c] - y[n,c]) */
+/* ---- loss { EuclideanLoss } forward (loss and gradient in one sweep)    net.prototxt:6    map<n=4xc=6> loss[] = sum_cn((x[n,c] - y[n,c]) * (x[n,c] - y[n,c])) / N 4 / 2; x.diff[n,c] = (loss_weight 0.3 / N 4) * (x[n,c] - y[n,c]); y.diff[n,c] = (sign -1 * (loss_weight 0.3 / N 4)) * (x[n,c] - y[n,c]) */
 static void loss_forward(const float *restrict x, const float *restrict y, float *restrict loss, float *restrict x_diff, float *restrict y_diff)
 {
     const vf32 alpha = vf32_set1(0.075f);    /* loss_weight 0.3 / N 4 */
-    const vf32 alpha_2 = vf32_set1(-0.075f);    /* sign -1 * loss_weight 0.3 / N 4 */
+    const vf32 alpha_2 = vf32_set1(-0.075f);    /* sign -1 * (loss_weight 0.3 / N 4) */
     LOSSC_SINGLE
     {
         vf32 total = vf32_set1(0.0f);
@@ -219,6 +219,7 @@ LOSSC_API const lossc_abi *euclidean_abi(void)
         1, euclidean_create, euclidean_destroy, euclidean_forward, euclidean_backward, euclidean_forward_backward,
         euclidean_clear_param_diffs, NULL, NULL,
         euclidean_error, abi_memory, abi_param, abi_share_param, abi_get, abi_set,
+        NULL,
     };
     return &abi;
 }
