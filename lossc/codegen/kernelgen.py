@@ -118,7 +118,7 @@ class KernelWriter:
     # ---- kernels
 
     def _map(self, name: str, heading: str, kernel: Map) -> Function:
-        plan = plan_map(self.graph, kernel)
+        plan = plan_map(self.graph, kernel, self.isa.lanes(self.dtype), 4 if self.dtype == "f32" else 8)
         names = Names(frozenset({"shared", "local", "t", "row", "end", "begin", "stop"}))
         params: dict[str, str] = {}
         for s in plan.stores:

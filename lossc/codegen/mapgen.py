@@ -42,7 +42,7 @@ class MapWriter(LoopWriter):
             return [block], 0
         tasks, body_for = self._tasks()
         main = Block("" if tasks == 1 else f"for (ptrdiff_t t = 0; t < {tasks}; t++)")
-        main.pragma = "LOSSC_SINGLE" if tasks == 1 else "LOSSC_FOR"
+        main.pragma = "LOSSC_SINGLE" if tasks == 1 else "LOSSC_FOR_NOWAIT" if self.plan.streamed else "LOSSC_FOR"
         for r in self.plan.totals:
             self.total_acc[r] = name = self.names.fresh("total")
             kind = self.style.v if self._form_vector(r.arg) else self.style.real
@@ -51,10 +51,13 @@ class MapWriter(LoopWriter):
         body_for(main.body)
         out.append(main)
         if tasks == 1:
+            main.body += ["lossc_stream_fence();"] if self.plan.streamed else []
             self._final(main.body, self._in_registers())
             return out, 0
         for k, r in enumerate(self.plan.totals):
             main.body.append(f"shared[{k * tasks} + t] = {self._register_total(r)};")
+        if self.plan.streamed:
+            out += ["lossc_stream_fence();", "LOSSC_BARRIER"]
         block = Block("", pragma="LOSSC_SINGLE")
         self._final(block.body, self._in_memory(tasks))
         return [*out, block] if block.body else out, tasks * len(self.plan.totals)
@@ -108,8 +111,8 @@ class MapWriter(LoopWriter):
         extent = self.v.extent if self.v is not None and self.plan.vector_in_rows else 1
         work = extent * inner
         if self.plan.vector_in_rows and outer < 64 and work > TASK_POINTS and extent > self.lanes:
-            lanes = self.lanes
-            chunk = max(lanes, -(-(TASK_POINTS // inner) // lanes) * lanes)
+            whole = self.lanes * self._strip()
+            chunk = max(whole, -(-(TASK_POINTS // inner) // whole) * whole)
             chunks = -(-extent // chunk)
             return outer * chunks, lambda body: self._chunked(body, chunks, chunk, extent)
         per_task = max(1, TASK_POINTS // work)
@@ -166,13 +169,30 @@ class MapWriter(LoopWriter):
             self._loops(lines)
             return
 
-        def leaf(body: list[str | Block]) -> None:
-            self.block = Scope(body)
+        def leaf(body: list[str | Block], strip: int = 1) -> None:
+            self.block = Scope(body, strip=strip)
             self.loop = self.block
             self._loops(body)
 
+        i, step = self.index[self.v], self.style.lanes
+        if (strip := self._strip()) > 1:
+            wide = strip * self.lanes
+            rest = self.v.extent % wide
+            stop = end
+            if rest and end == "end":
+                stop = self.names.fresh("whole")
+                lines.append(f"const ptrdiff_t {stop} = end - (end - begin) % ({strip} * {step});")
+            elif rest:
+                stop = str(self.v.extent - rest)
+            block = Block(f"for (ptrdiff_t {i} = {begin}; {i} < {stop}; {i} += {strip} * {step})")
+            self.index[self.v] = f"({i} + u * {step})"
+            leaf(block.body, strip)
+            self.index[self.v] = i
+            lines.append(block)
+            if not rest:
+                return
+            begin = stop
         if count == -1:  # chunks of whole vectors
-            i, step = self.index[self.v], self.style.lanes
             block = Block(f"for (ptrdiff_t {i} = {begin}; {i} < {end}; {i} += {step})")
             leaf(block.body)
             lines.append(block)

@@ -11,6 +11,8 @@ from lossc.codegen.names import literal
 from lossc.ir import Dim, Scalar, Store
 from lossc.ir.expr import Const, Expr, Op, Reduce, walk
 
+#: Vectors of rows that are worked on together, so that one's latencies pass while the others go on.
+STRIP = 4
 #: Reals of a row that may be kept on the stack between two loops over it.
 SPILL_REALS = 4096
 #: What each reduction starts from, and the operation that it repeats.
@@ -35,14 +37,27 @@ class LoopWriter(ValueWriter):
             totals = [r for r in self.plan.totals if self._in_loop(r.arg) and self._stages[r.arg] == stage]
             if reduces or stores or totals:
                 self._stage(body, stage, reduces, stores, totals)
-        self.loop = self.block
-        for s in self.plan.stores:
-            row_value = s.access.dims or self._of_row[s.value]
-            if not self._fills_row(s) and not self._depends[s.value] and row_value:
-                self._store(s, body)
-        for r in self.plan.totals:
-            if not self._in_loop(r.arg):
-                self._accumulate_total(r, body)
+        yields = [s for s in self.plan.stores if not self._fills_row(s) and not self._depends[s.value]]
+        yields = [s for s in yields if s.access.dims or self._of_row[s.value]]
+        totals = [r for r in self.plan.totals if not self._in_loop(r.arg)]
+        if not yields and not totals:
+            return
+        each = self.block.each()
+        self.loop = self.block = Scope(each, dict(self.block.known), dict(self.block.broadcast))
+        for s in yields:
+            self._store(s, each)
+        for r in totals:
+            self._accumulate(each, self.total_acc[r], r, masked=True)
+
+    def _strip(self) -> int:
+        """How many vectors of rows to work on together: 1 where rows have no loops of their own."""
+        if self.v is None or not self.plan.inner:
+            return 1
+        size = points(self.plan.inner) * self.lanes
+        strip = STRIP
+        while strip > 1 and (strip * self.lanes > self.v.extent or size <= SPILL_REALS < size * strip):
+            strip //= 2
+        return strip
 
     def _fills_row(self, s: Store) -> bool:
         """Whether it writes each point of a row, be the value the same for all of them."""
@@ -61,14 +76,14 @@ class LoopWriter(ValueWriter):
 
     def _plan_spills(self, body: list[str | Block], last: int) -> None:
         self.spilled = {}
-        size = points(self.plan.inner) * (self.lanes if self.plan.vector_in_rows else 1)
+        size = points(self.plan.inner) * (self.lanes * self.block.strip if self.plan.vector_in_rows else 1)
         if last == 0 or size > SPILL_REALS:
             return
         for e in self._worth_keeping(last):
             name = self.names.fresh("kept")
             length = f"{size} + {self.style.lanes}"
             if self.plan.vector_in_rows:
-                length = f"{points(self.plan.inner)} * {self.style.lanes}"
+                length = f"{points(self.plan.inner) * self.block.strip} * {self.style.lanes}"
             body.append(f"{self.style.real} {name}[{length}];")
             self.spilled[e] = name
 
@@ -110,18 +125,15 @@ class LoopWriter(ValueWriter):
     ) -> None:
         accs: dict[Reduce, str] = {}
         for r in reduces:
-            accs[r] = name = self.names.fresh(f"{r.kind}")
+            name = self.names.fresh(f"{r.kind}")
             start = literal(NEUTRAL[r.kind], self.style.dtype)
             if self._form_vector(r.arg):
-                body.append(f"{self.style.v} {name} = {self.style.v}_set1({start});")
+                accs[r] = self.block.declare(self.style.v, name, f"{self.style.v}_set1({start})", const="")
             else:
-                body.append(f"{self.style.real} {name} = {start};")
-        here = self.block.lines
-        self.block.lines = body
+                accs[r] = self.block.declare(self.style.real, name, start, const="")
         nest: list[str | Block] = []
         self._nest(nest, list(self.plan.inner), lambda lines: self._point(lines, reduces, accs, stores, totals))
         body += nest
-        self.block.lines = here
         self.spill_ready |= self.spill_stored
         for r in reduces:
             name = accs[r]
@@ -134,9 +146,11 @@ class LoopWriter(ValueWriter):
     def _nest(self, out: list[str | Block], dims: list[Dim], leaf: Callable[[list[str | Block]], None]) -> None:
         if not dims:
             saved, self.loop = self.loop, Scope(out)
-            if not self.plan.inner:
+            if self.block.strip > 1:
+                self.loop = Scope(Scope(out, strip=self.block.strip).each())
+            elif not self.plan.inner:
                 self.loop = self.block
-            leaf(out)
+            leaf(self.loop.lines)
             self.loop = saved
             return
         d, rest = dims[0], dims[1:]
@@ -154,7 +168,7 @@ class LoopWriter(ValueWriter):
         """Full vectors, then the tail by masks. ``count``: how many points, where that is known."""
         i, step = self.index[d], self.style.lanes
         lanes = self.lanes
-        if count is None or count >= lanes:
+        if count is None or count - (int(begin) if begin.isdigit() else 0) >= lanes:
             block = Block(f"for (ptrdiff_t {i} = {begin}; {i} + {step} <= {end}; {i} += {step})")
             leaf(block.body)
             out.append(block)
@@ -189,9 +203,6 @@ class LoopWriter(ValueWriter):
             self._accumulate(lines, self.total_acc[r], r, masked=True)
         for s in stores:
             self._store(s, lines)
-
-    def _accumulate_total(self, r: Reduce, body: list[str | Block]) -> None:
-        self._accumulate(body, self.total_acc[r], r, masked=True)
 
     def _accumulate(self, lines: list[str | Block], acc: str, r: Reduce, masked: bool) -> None:
         v = self.style.v

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from lossc.ir import Access, Dim, Graph, Map, Store
@@ -16,7 +16,8 @@ class Plan:
 
     ``rows``: dimensions shared out among threads; ``inner``: those that reductions within a row run over; ``vector``:
     the dimension whose points go into one vector, in either group; None where there is no dimension at all.
-    ``totals``: reductions to one number for the whole map, finished after all rows.
+    ``totals``: reductions to one number for the whole map, finished after all rows. ``streamed``: blobs that are
+    written past the caches.
     """
 
     stores: tuple[Store, ...]
@@ -24,21 +25,46 @@ class Plan:
     inner: tuple[Dim, ...]
     vector: Dim | None
     totals: tuple[Reduce, ...]
+    streamed: frozenset[str] = field(default=frozenset())
 
     @property
     def vector_in_rows(self) -> bool:
         return self.vector is None or self.vector in self.rows
 
 
-def plan_map(graph: Graph, kernel: Map) -> Plan:
-    """Raises InternalError for maps that one nest of loops cannot compute (the builder must then emit two)."""
+#: From this size on, in bytes, what a map writes would leave the caches before anyone reads it.
+STREAM_BYTES = 16 << 20
+
+
+def plan_map(graph: Graph, kernel: Map, lanes: int, width: int) -> Plan:
+    """``lanes`` of a vector, ``width`` of a number in bytes.
+
+    Raises InternalError for maps that one nest of loops cannot compute (the builder must then emit two).
+    """
     stores = [Store(_resolve(graph, s.access), _resolve_expr(graph, s.value), s.accumulate) for s in kernel.stores]
     dims = list(kernel.dims)
     totals, inner = classify(stores)
     dims, stores = _merge(dims, stores, inner)
     totals, inner = classify(stores)
     rows = tuple(d for d in dims if d not in inner)
-    return Plan(tuple(stores), rows, tuple(d for d in dims if d in inner), _vector(dims, stores), totals)
+    vector = _vector(dims, stores)
+    streamed = _streamed(graph, stores, vector, lanes, width)
+    return Plan(tuple(stores), rows, tuple(d for d in dims if d in inner), vector, totals, streamed)
+
+
+def _streamed(graph: Graph, stores: list[Store], vector: Dim | None, lanes: int, width: int) -> frozenset[str]:
+    """Blobs of the arena that the map writes in whole aligned vectors, does not read, and that no cache can hold."""
+    params = {p.blob for p in graph.params}  # they may lie in arrays of the caller
+    read = {a.blob for s in stores for a in accesses(s.value)}
+    read |= {s.access.blob for s in stores if s.accumulate}
+    out = set()
+    for s in stores:
+        a = s.access
+        aligned = all(x % lanes == 0 for x in (a.offset, *(x for d, x in a.strides if d != vector)))
+        large = points(tuple(a.dims)) * width >= STREAM_BYTES
+        if vector is not None and a.stride(vector) == 1 and aligned and large and a.blob not in read | params:
+            out.add(a.blob)
+    return frozenset(out)
 
 
 def _resolve(graph: Graph, a: Access) -> Access:

@@ -24,11 +24,37 @@ class Block:
 
 @dataclass
 class Scope:
-    """Where values live: the statements of one block and the names of what was computed there."""
+    """Where values live: the statements of one block and the names of what was computed there.
+
+    ``strip``: how many vectors the block works on. Each statement then stands in a loop over them, over ``u``, and each
+    value is an array of as many, ``name[u]``.
+    """
 
     lines: list[str | Block]
     known: dict[Expr, str] = field(default_factory=dict)
     broadcast: dict[str, str] = field(default_factory=dict)
+    strip: int = 1
+
+    def declare(self, kind: str, name: str, text: str, note: str = "", const: str = "const ") -> str:
+        """A statement that gives a new value its name; returns how to refer to it."""
+        if self.strip == 1:
+            self.lines.append(f"{const}{kind} {name} = {text};{note}")
+            return name
+        loop = self.each()
+        self.lines.insert(len(self.lines) - 1, f"{kind} {name}[{self.strip}];{note}")
+        loop.append(f"{name}[u] = {text};")
+        return f"{name}[u]"
+
+    def each(self) -> list[str | Block]:
+        """Where statements for each vector go."""
+        if self.strip == 1:
+            return self.lines
+        header = f"for (int u = 0; u < {self.strip}; u++)"
+        if not self.lines or not isinstance(self.lines[-1], Block) or self.lines[-1].header != header:
+            self.lines.append(Block(header, pragma=f"#pragma GCC unroll {self.strip}"))
+        last = self.lines[-1]
+        assert isinstance(last, Block)
+        return last.body
 
 
 class ValueWriter:
@@ -45,7 +71,7 @@ class ValueWriter:
     ) -> None:
         self.plan, self.style, self.lanes = plan, style, lanes
         self.pointer, self.label = pointer, label
-        self.names = Names(frozenset({"t", "end", "begin", "row", "stop", "shared", *style.functions, *reserved}))
+        self.names = Names(frozenset({"t", "u", "end", "begin", "row", "stop", "shared", *style.functions, *reserved}))
         self.index = {d: self.names.fresh(d.name if len(d.name) == 1 else d.name[0]) for d in (*plan.rows, *plan.inner)}
         self.v = plan.vector
         self.outer = tuple(d for d in plan.rows if d != self.v)
@@ -102,14 +128,14 @@ class ValueWriter:
             const = self.names.fresh(_constant_wish(e, name))
             note = f"    /* {comment(e.scalar.history)} */" if isinstance(e, Const) and _told(e) else ""
             v = self.style.v
+            kind = self.style.v
             if isinstance(e, Op) and e.name in TRUTH:
-                text = f"const {self.style.mask} {const} = {v}_gt({v}_set1(({self.style.real}){name}), {v}_zero());"
+                kind, text = self.style.mask, f"{v}_gt({v}_set1(({self.style.real}){name}), {v}_zero())"
             elif isinstance(e, Const) and e.scalar.is_plain(0.0):
-                text = f"const {self.style.v} {const} = {self.style.v}_zero();"
+                text = f"{v}_zero()"
             else:
-                text = f"const {self.style.v} {const} = {self.style.v}_set1({name});{note}"
-            scope.lines.append(text)
-            scope.broadcast[name] = const
+                text = f"{v}_set1({name})"
+            scope.broadcast[name] = scope.declare(kind, const, text, note)
         return scope.broadcast[name]
 
     def value(self, e: Expr) -> str:
@@ -136,8 +162,7 @@ class ValueWriter:
     def _declare(self, scope: Scope, e: Expr, text: str, wish: str) -> str:
         name = self.names.fresh(wish)
         kind = self.style.vector_type(e) if self._form_vector(e) else self.style.scalar_type(e)
-        scope.lines.append(f"const {kind} {name} = {text};")
-        return name
+        return scope.declare(kind, name, text)
 
     def _vector_text(self, e: Expr) -> str:
         v = self.style.v
@@ -229,7 +254,8 @@ class ValueWriter:
         stride = a.stride(self.v)
         p = f"{self.pointer(a.blob)} + {self._address(a)}"
         if stride == 1:
-            lines.append(self._call("store", [p, value]) + ";")
+            kind = "stream" if a.blob in self.plan.streamed and not self.tail else "store"
+            lines.append(self._call(kind, [p, value]) + ";")
         else:
             lines.append(self._call("store_strided", [p, value, str(stride)]) + ";")
 
@@ -239,13 +265,16 @@ class ValueWriter:
             flat.append(f"{self.index[d]} * {step}" if step != 1 else self.index[d])
             step *= d.extent
         text = " + ".join(reversed(flat))
+        if self.block.strip > 1:
+            text = text if len(flat) == 1 else f"({text})"
+            return f"{self.spilled[e]} + ({text} * {self.block.strip} + u) * {self.style.lanes}"
         return f"{self.spilled[e]} + " + (f"({text}) * {self.style.lanes}" if self.plan.vector_in_rows else text)
 
 
 def _constant_wish(e: Expr, name: str) -> str:
     if isinstance(e, Const):
         return "alpha" if "loss_weight" in e.scalar.history else "zero" if e.scalar.is_plain(0.0) else "k"
-    return "all_" + name if name.isidentifier() else "k"
+    return "all_" + name.removesuffix("[u]") if name.removesuffix("[u]").isidentifier() else "k"
 
 
 def _told(e: Const) -> bool:
