@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 from lossc.errors import InternalError
 from lossc.ir.blob import Access, Dim, Ref
 from lossc.ir.expr import Gather, Load, check_truth, walk
 from lossc.ir.graph import SECTIONS, Graph
 from lossc.ir.kernels import Conv, Gemm, Map
+from lossc.ir.windows import once, overlap, pairs
 
 
 def verify(graph: Graph) -> None:
@@ -32,43 +33,66 @@ def verify(graph: Graph) -> None:
         for operand in (*kernel.inputs(), *kernel.outputs()):
             _bounds(graph, operand, node.layer)
         if isinstance(kernel, Map):
-            _check_map(kernel, node.layer)
-        elif isinstance(kernel, Gemm):
+            _check_map(graph, kernel, node.layer)
+            continue
+        if isinstance(kernel, Gemm):
             (m, k), (k2, n) = kernel.a.shape, kernel.b.shape
             if k != k2 or kernel.c.shape != (m, n):
                 raise InternalError(f"{node.layer}: gemm of {(m, k)} and {(k2, n)} into {kernel.c.shape}")
-        elif isinstance(kernel, Conv) and kernel.direction not in ("forward", "bwd_data", "bwd_weights"):
-            raise InternalError(f"{node.layer}: convolution direction {kernel.direction}")
+        elif isinstance(kernel, Conv):
+            _check_conv(kernel, node.layer)
+        for out in kernel.outputs():
+            for operand in kernel.inputs():
+                if isinstance(operand, Ref) and overlap(graph, out, operand):
+                    raise InternalError(f"{node.layer}: {kernel.kind} reads {operand.blob} where it writes {out.blob}")
 
 
 def _bounds(graph: Graph, operand: Ref | Access, layer: str) -> None:
-    pairs = (
-        [(d.extent, s) for d, s in operand.strides]
-        if isinstance(operand, Access)
-        else list(zip(operand.shape, operand.strides, strict=True))
-    )
-    reach = operand.offset + sum((e - 1) * s for e, s in pairs)
+    reach = operand.offset + sum((e - 1) * s for e, s in pairs(operand))
     if reach >= max(graph.blobs[operand.blob].size, 1) or operand.offset < 0:
         raise InternalError(f"{layer}: access to {operand.blob} leaves its bounds")
-    graph.resolve(operand.blob, operand.offset, pairs)
+    graph.resolve(operand.blob, operand.offset, pairs(operand))
 
 
-def _check_map(kernel: Map, layer: str) -> None:
+def _check_conv(kernel: Conv, layer: str) -> None:
+    x, w, y, g = kernel.x.shape, kernel.w.shape, kernel.y.shape, kernel.geometry
+    space = tuple(
+        (e + 2 * p - d * (k - 1) - 1) // s + 1
+        for e, p, d, k, s in zip(x[2:], g.pad, g.dilation, g.kernel, g.stride, strict=True)
+    )
+    if y != (x[0], w[0], *space) or w[1:] != (x[1] // kernel.groups, *g.kernel) or w[0] % kernel.groups:
+        raise InternalError(f"{layer}: convolution of {x} with {w}, {kernel.groups} groups, into {y}")
+
+
+def _check_map(graph: Graph, kernel: Map, layer: str) -> None:
     names: dict[str, Dim] = {}
     for d in kernel.dims:
         if names.setdefault(d.name, d) != d:
             raise InternalError(f"{layer}: dimension {d.name} has two extents")
-    for s in kernel.stores:
+    for at, s in enumerate(kernel.stores):
         check_truth(s.value)
         used = set(s.access.dims) | set().union(*(e.varies for e in walk(s.value)))
         if not used <= set(kernel.dims):
             raise InternalError(f"{layer}: a store uses dimensions that the map does not have")
-        if not s.value.varies <= set(s.access.dims):
+        twice = not s.value.varies <= set(s.access.dims) or not once(s.access)
+        if twice or any(overlap(graph, s.access, other.access) for other in kernel.stores[:at]):
             raise InternalError(f"{layer}: {s.access.blob} would be written more than once")
-        if math.prod(d.extent for d in s.access.dims) > 1 and any(t == 0 for _, t in s.access.strides):
-            raise InternalError(f"{layer}: store to {s.access.blob} with a zero stride")
-        for e in walk(s.value):  # an input that is also an output is read where it is written
-            if isinstance(e, (Load, Gather)) and e.access.blob in kernel.writes() and (
-                isinstance(e, Gather) or all(e.access != t.access for t in kernel.stores)
-            ):
-                raise InternalError(f"{layer}: {e.access.blob} is read elsewhere than written in one map")
+        for e in walk(s.value):  # what is also an output is read where it is written
+            if isinstance(e, (Load, Gather)):
+                for store in kernel.stores:
+                    _check_in_place(graph, e, store.access, layer)
+
+
+def _check_in_place(graph: Graph, e: Load | Gather, store: Access, layer: str) -> None:
+    access = e.access
+    if isinstance(e, Gather):
+        access = replace(access, strides=(*access.strides, (Dim("@pick", e.extent), e.stride)))
+    elif _place(graph, access) == _place(graph, store):
+        return
+    if overlap(graph, access, store):
+        raise InternalError(f"{layer}: {access.blob} is read elsewhere than written in one map")
+
+
+def _place(graph: Graph, a: Access) -> tuple[str, int, dict[Dim, int]]:
+    root, offset, strides = graph.resolve(a.blob, a.offset, pairs(a))
+    return root, offset, dict(zip(a.dims, strides, strict=True))
