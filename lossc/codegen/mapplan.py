@@ -7,6 +7,7 @@ from math import prod
 
 from lossc.ir import Access, Dim, Graph, Map, Store
 from lossc.ir.expr import Expr, Gather, Iota, Load, Reduce, accesses, map_accesses, rewrite, walk
+from lossc.ir.memory import brought
 from lossc.ir.sweep import classify
 
 
@@ -54,7 +55,7 @@ def plan_map(graph: Graph, kernel: Map, lanes: int, width: int) -> Plan:
 
 def _streamed(graph: Graph, stores: list[Store], vector: Dim | None, lanes: int, width: int) -> frozenset[str]:
     """Blobs of the arena that the map writes in whole aligned vectors, does not read, and that no cache can hold."""
-    params = {p.blob for p in graph.params}  # they may lie in arrays of the caller
+    elsewhere = {*(p.blob for p in graph.params), *brought(graph)}  # in arrays of the caller, wherever they begin
     read = {a.blob for s in stores for a in accesses(s.value)}
     read |= {s.access.blob for s in stores if s.accumulate}
     out = set()
@@ -62,7 +63,7 @@ def _streamed(graph: Graph, stores: list[Store], vector: Dim | None, lanes: int,
         a = s.access
         aligned = all(x % lanes == 0 for x in (a.offset, *(x for d, x in a.strides if d != vector)))
         large = points(tuple(a.dims)) * width >= STREAM_BYTES
-        if vector is not None and a.stride(vector) == 1 and aligned and large and a.blob not in read | params:
+        if vector is not None and a.stride(vector) == 1 and aligned and large and a.blob not in read | elsewhere:
             out.add(a.blob)
     return frozenset(out)
 
