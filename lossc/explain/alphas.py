@@ -92,7 +92,7 @@ class _Search:
 
     def number(self, text: str, history: str) -> int | None:
         """The line of a literal: one that gives its history too, if there is one."""
-        pattern = re.compile(rf"(?<![\w.]){re.escape(text)}(?![\w.])")
+        pattern = re.compile(rf"(?<![\w.-]){re.escape(text)}(?![\w.])")
         hits = [k for k, line in enumerate(self._code) if pattern.search(line)]
         told = [k for k in hits if f"/* {comment(history)} */" in self._text[k]]
         return self._choose(told or hits)

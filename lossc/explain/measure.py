@@ -113,8 +113,8 @@ class _Probe:
         out = []
         for j in joints:
             place = manifest["blobs"][j.label]["diff"]
-            out.append(np.float64(self.native.view(place)).reshape(-1) if place else np.zeros(1))
-        params = [np.float64(self.native.param_diff(k, p["shape"])) for k, p in enumerate(manifest["params"])]
+            out.append(np.array(self.native.view(place), np.float64).reshape(-1) if place else np.zeros(1))
+        params = [np.array(self.native.param_diff(k, p["shape"]), np.float64) for k, p in enumerate(manifest["params"])]
         return [*out, np.concatenate([np.zeros(1), *(p.reshape(-1) for p in params)])]
 
 
