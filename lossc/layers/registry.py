@@ -17,6 +17,7 @@ from lossc.layers.exponential import Exp, Log
 from lossc.layers.hinge import HingeLoss
 from lossc.layers.infogain import InfogainLoss
 from lossc.layers.innerproduct import InnerProduct
+from lossc.layers.lrn import LRN
 from lossc.layers.multinomial import MultinomialLogisticLoss
 from lossc.layers.mvn import MVN
 from lossc.layers.pooling import Pooling
@@ -54,6 +55,7 @@ BUILTIN: tuple[type[Layer], ...] = (
     InnerProduct,
     Input,
     Log,
+    LRN,
     MultinomialLogisticLoss,
     MVN,
     Pooling,

@@ -146,6 +146,8 @@ CASES = {
     'type: "Log" bottom: "x" log_param { base: 1 }': ((IMAGE,), "base 1 must be positive and not 1"),
     'type: "PReLU" bottom: "x"': (("5",), "needs a channel axis"),
     'type: "BatchNorm" bottom: "x"': (("5",), "needs a channel axis"),
+    'type: "LRN" bottom: "x"': (("3 5",), "must have 4 axes"),
+    'type: "LRN" bottom: "x" lrn_param { local_size: 4 }': (("2 3 5 5",), "local_size is 4"),
     'type: "MVN" bottom: "x"': (("5",), "needs a batch and a channel axis"),
     'type: "Scale" bottom: "x" scale_param { axis: 3 num_axes: 2 }': ((IMAGE,), "axes 3 to 4 exceed the 4 axes"),
     'type: "Scale" bottom: "x" scale_param { num_axes: -2 }': ((IMAGE,), "num_axes -2 is negative"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_golden_interpreter import loses_gradient
@@ -33,9 +34,15 @@ def test_generated_code_agrees(folder: Path, keep: str | tuple[str, ...]) -> Non
     assert not bad
 
 
+def _marked(folder: Path) -> Any:
+    """A net of many layers takes a minute to compile and compare."""
+    slow = (folder / "net.prototxt").read_text().count("layer {") > 100
+    return pytest.param(folder, marks=pytest.mark.slow) if slow else folder
+
+
 @pytest.mark.golden
 @pytest.mark.parametrize("keep", ["all", ()], ids=["all", "default"])
-@pytest.mark.parametrize("folder", NETS or [None], ids=lambda f: f.name if f else "none")
+@pytest.mark.parametrize("folder", [*map(_marked, NETS)] or [None], ids=lambda f: f.name if f else "none")
 def test_nets_agree(folder: Path | None, keep: str | tuple[str, ...]) -> None:
     if folder is None:
         pytest.skip("LOSSC_GOLDEN does not name the folder of golden cases")
