@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lossc.ir.blob import Access, Ref
+from lossc.ir.checks import CheckFinite, CheckLabel
 from lossc.ir.expr import Acc, Const, Expr, Gather, Iota, Load, Op, Reduce
 from lossc.ir.graph import SECTIONS, Graph, LayerCall, Node
-from lossc.ir.checks import CheckFinite, CheckLabel
 from lossc.ir.kernels import Constant, Conv, Gemm, Kernel, Map, Pool, Random, is_copy
 
 _INFIX = {

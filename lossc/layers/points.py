@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from lossc.ir import IO, Access, Builder, Ref, Scalar
-from lossc.ir.expr import Expr, Value, expr, gather, ne, total, where
+from lossc.ir.expr import Const, Expr, Value, expr, gather, ne, total, where
 from lossc.layers.base import LossLayer, Shape
 from lossc.layers.extras import Extra
 
@@ -135,7 +135,7 @@ class PointLoss(LossLayer):
             varying = {d.name for d in counted.varies}
             alike = math.prod(e for d, e in zip(dims, extents, strict=True) if d not in varying)
             value = total(counted, dims) * Scalar(alike, "count")
-            if varying:
+            if not isinstance(value, Const):
                 held = b.temp("weights", ())
                 b.map((held[""], value), note="weights of the points that count")
                 value = where(ne(held[""], 0.0), held[""], 1.0)

@@ -121,6 +121,7 @@ class InterpretedNet:
         rng = np.random.default_rng(seed)
         self.arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]
         self.arrays = arrays = {}
+        self._inputs: set[str] = set()
         if unknown := sorted(set(inputs) - set(graph.inputs)):
             raise UsageError(f'the net has no input "{unknown[0]}"', fix="inputs: " + ", ".join(graph.inputs))
         interpreter.run(["init"])
@@ -128,6 +129,7 @@ class InterpretedNet:
             values = interpreter[graph.data_of[label]]
             values[...] = inputs[label] if label in inputs else rng.standard_normal(values.shape)
             if label in graph.diff_of:
+                self._inputs.add(label)
                 arrays[label] = values, interpreter[graph.diff_of[label]]
         for p in graph.params:
             values = interpreter[p.blob]
@@ -140,8 +142,9 @@ class InterpretedNet:
         return float(self.interpreter["loss_total"])
 
     def backward(self) -> None:
-        for _, gradient in self.arrays.values():
-            gradient[...] = 0  # those of parameters add up
+        for name, (_, gradient) in self.arrays.items():
+            if name not in self._inputs:
+                gradient[...] = 0  # those of parameters add up
         self.interpreter.run(["backward"])
 
 
