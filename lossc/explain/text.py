@@ -60,7 +60,7 @@ def _steps(steps: Sequence[Step]) -> list[Table]:
     for s in steps:
         groups.setdefault((s.by, s.why), []).append((s.layer, s.section, s.what))
     columns = ("LAYER", "PART", "WHAT")
-    return [Table(f"{by}: safe, since {why}", columns, tuple(rows)) for (by, why), rows in groups.items()]
+    return [Table(f"What {by} did: safe, since {why}", columns, tuple(rows)) for (by, why), rows in groups.items()]
 
 
 def place(loss: Loss) -> str:
@@ -121,6 +121,7 @@ def _pad(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> li
 
 def print_rich(report: Report) -> None:
     """The report in a terminal's width and colours."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as RichTable
@@ -128,13 +129,13 @@ def print_rich(report: Report) -> None:
     console = Console(highlight=False)
     console.print(f"[bold]{escape(heading(report))}[/]")
     for t in tables(report):
-        drawn = RichTable(title=escape(t.title), title_justify="left", title_style="bold", header_style="dim")
+        drawn = RichTable(box=SIMPLE_HEAD, header_style="dim", pad_edge=False)
         for c in t.columns:
             drawn.add_column(c, justify="right" if c in t.right else "left", overflow="fold")
         for row in t.rows:
             last = t.title == "Losses" and row[0] == "total"
             drawn.add_row(*(escape(c) for c in row), style="bold" if last else None)
-        console.print()
+        console.print(f"\n[bold]{escape(t.title)}[/]")
         console.print(drawn)
     for w in report.warnings:
         console.print(f"\n[bold yellow]warning:[/] {escape(w)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lossc.ir import Graph, Map, Node, Pool
+from lossc.ir.printer import show_kernel
 
 
 def _live(graph: Graph) -> set[int]:
@@ -23,7 +24,8 @@ def _live(graph: Graph) -> set[int]:
 
 def _drop(graph: Graph, node: Node, by: str, why: str) -> None:
     made = ", ".join(node.kernel.writes())
-    graph.remark(by, node, f"{node.note or node.kernel.kind}{' of ' if made else ''}{made} removed", why)
+    kind = show_kernel(node.kernel).partition(" ")[0].partition("<")[0]
+    graph.remark(by, node, f"{node.note or kind}{' of ' if made else ''}{made} removed", why)
     graph.remove(node)
 
 

@@ -45,7 +45,7 @@ def test_text_names_file_weight_and_line(folder: Path, capfd: pytest.CaptureFixt
     line = int(re.search(r"loss_weight 0\.3 / N 8 +0\.0375f +net\.c:(\d+)", text)[1])  # type: ignore[index]
     assert main(["inspect", "input.prototxt", "--target", "avx2", "--format", "c"]) == 0
     assert "0.0375f" in capfd.readouterr().out.split("\n")[line - 1]
-    assert "fold-loss-weight: safe, since" in text and "Gradient of each loss" not in text
+    assert "What fold-loss-weight did: safe, since" in text and "Gradient of each loss" not in text
     assert "\x1b" not in text
 
 
