@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from lossc.errors import count_of
 from lossc.ir import IO, Builder
@@ -44,7 +44,7 @@ class Data(Source):
     """Images and, with a second top, labels from a data source. ``shapes`` are the tops' shapes, batch included."""
 
     type = "Data"
-    tops = (1, 2)
+    tops: ClassVar[tuple[int, int | None]] = (1, 2)
     shapes: Sequence[Shape] = ()
 
     def infer_shapes(self, *bottoms: Shape) -> Sequence[Shape]:

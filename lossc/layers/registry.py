@@ -14,6 +14,7 @@ from lossc.layers.dropout import Dropout
 from lossc.layers.eltwise import Eltwise
 from lossc.layers.euclidean import EuclideanLoss
 from lossc.layers.exponential import Exp, Log
+from lossc.layers.hdf5_data import HDF5Data
 from lossc.layers.hinge import HingeLoss
 from lossc.layers.infogain import InfogainLoss
 from lossc.layers.innerproduct import InnerProduct
@@ -50,6 +51,7 @@ BUILTIN: tuple[type[Layer], ...] = (
     EuclideanLoss,
     Exp,
     Flatten,
+    HDF5Data,
     HingeLoss,
     InfogainLoss,
     InnerProduct,

@@ -9,23 +9,23 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lossc.errors import ArgumentError, LosscError, UsageError
+from lossc.errors import ArgumentError, DataError, LosscError, UsageError
 from lossc.frontend.net import NetSource
 
 #: Layer types that read a data source.
-SOURCE_TYPES = frozenset(("Data",))
+SOURCE_TYPES = frozenset(("Data", "HDF5Data"))
 
 
 class Source(Protocol):
-    """Batches in an order of their own; ``shapes`` are those of data and label.
+    """Batches in an order of their own; ``shapes`` are those of data and label, or of an HDF5Data layer's tops.
 
     A source may have ``get_state()`` and ``set_state(state)``, in terms of JSON: then resuming is exact.
     """
 
     shapes: Any
 
-    def next(self, data: np.ndarray, label: np.ndarray | None) -> None:
-        """Writes the next batch."""
+    def next(self, *tops: Any, **more: Any) -> None:
+        """Writes the next batch into the tops' arrays; a Data layer always gives two, data, and label or None."""
         ...
 
 
@@ -65,14 +65,20 @@ class Feed:
                 raise ArgumentError(f"data is {given!r:.60}, which is no data source", fix=fix)
             source: Source = given
             return source
-        from lossc.runtime.data import open_source
+        from lossc.runtime.data import open_hdf5, open_source
 
-        param = type(layer.data_param)()
-        param.CopyFrom(layer.data_param)
+        own = layer.hdf5_data_param if layer.type == "HDF5Data" else layer.data_param
+        param = type(own)()
+        param.CopyFrom(own)
         if given is not None:
             param.source = _replaced(param.source, Path(fspath(given)))
-        phase = "TRAIN" if self._net.phase == 0 else "TEST"
         folder = Path(self._net.file).parent
+        if layer.type == "HDF5Data":
+            if layer.HasField("transform_param"):
+                fix = "remove transform_param: transform the data before they are written"
+                raise DataError("HDF5Data does not transform data", fix=fix)
+            return open_hdf5(param, list(layer.top), relative_to=folder, seed=self._seed)
+        phase = "TRAIN" if self._net.phase == 0 else "TEST"
         return open_source(param, layer.transform_param, phase, relative_to=folder, seed=self._seed)
 
     @property
@@ -85,7 +91,7 @@ class Feed:
         for name, source in self.sources.items():
             arrays = tops[name]
             try:
-                source.next(arrays[0], arrays[1] if len(arrays) > 1 else None)
+                source.next(*arrays) if len(arrays) > 1 else source.next(arrays[0], None)
             except LosscError as error:
                 raise error.located(layer=name, file=self._net.file) from None
 

@@ -21,44 +21,20 @@ _NUMBER = re.compile(r"(?<![\w#])[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?(?!\w)")
 _SPEED = re.compile(r" \([^()]* iter/s, [^()]*\)")
 
 
-class Rows:
-    """The rows of an HDF5 file in order, again and again, as Caffe's HDF5Data layer reads them."""
-
-    def __init__(self, path: Path, batch: int) -> None:
-        with h5py.File(path) as file:
-            self._data, self._label = file["data"][()], file["label"][()].reshape(-1)
-        self._at = 0
-        self.shapes = ((batch, *self._data.shape[1:]), (batch,))
-
-    def next(self, data: np.ndarray, label: np.ndarray | None) -> None:
-        rows = np.arange(self._at, self._at + len(data)) % len(self._data)
-        data[...] = self._data[rows]
-        assert label is not None
-        label[...] = self._label[rows]
-        self._at += len(data)
-
-
 @pytest.fixture
 def folder(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the run's folder as working directory, its data layers replaced by ones that take our sources."""
+    """A copy of the run's folder as working directory."""
     shutil.copytree(golden / "logs" / "train", tmp_path / "run")
-    net = tmp_path / "run" / "net.prototxt"
-    net.write_text(re.sub(r"hdf5_data_param \{[^}]*\}", "", net.read_text()).replace('"HDF5Data"', '"Data"'))
     for name in ("snap_iter_10.caffemodel", "snap_iter_10.solverstate"):
         (tmp_path / "run" / name).rename(tmp_path / "run" / f"caffes_{name}")
-    monkeypatch.chdir(net.parent)
-    return net.parent
+    monkeypatch.chdir(tmp_path / "run")
+    return tmp_path / "run"
 
 
 def run(folder: Path, resume: str | None = None) -> list[str]:
     """The log's texts of a run like the one that made ``folder``."""
     lines: list[str] = []
-    solver = lossc.get_solver(
-        "solver.prototxt",
-        data=Rows(folder / "train.h5", 6),
-        test_data=[Rows(folder / "test.h5", 8)],
-        log=lambda place, text: lines.append(text),
-    )
+    solver = lossc.get_solver("solver.prototxt", log=lambda place, text: lines.append(text))
     if resume is None:
         solver.load_weights("init.caffemodel")
     else:

@@ -13,6 +13,7 @@ from lossc.errors import DataError
 from lossc.frontend import caffe_pb2
 from lossc.runtime.data.arrays import open_idx_folder, open_npz
 from lossc.runtime.data.lmdb_records import open_lmdb
+from lossc.runtime.data.places import find_source
 from lossc.runtime.data.transform import Transform
 
 
@@ -125,11 +126,11 @@ def open_source(
         raise DataError(
             "batch_size is 0", fix="give data_param { batch_size: N }, N at least 1", file=data_param.source
         )
-    path = _find(data_param.source, relative_to)
+    path = find_source(data_param.source, relative_to)
     random = np.random.default_rng(seed)
     records, encoded = _open(path, transform_param, train)
     try:
-        mean = _find(transform_param.mean_file, relative_to) if transform_param.HasField("mean_file") else None
+        mean = find_source(transform_param.mean_file, relative_to) if transform_param.HasField("mean_file") else None
         transform = Transform(transform_param, records.shape, train, random, encoded=encoded, mean_path=mean)
     except DataError as error:
         records.close()
@@ -143,18 +144,6 @@ def _is_train(phase: int | str) -> bool:
     if phase not in names:
         raise DataError(f"the phase {phase!r} is not known", fix="use TRAIN or TEST")
     return names[phase]
-
-
-def _find(source: str, relative_to: str | os.PathLike[str] | None) -> Path:
-    """The path that exists. Raises DataError naming all that were tried."""
-    tried = [Path(source)]
-    if relative_to is not None and not tried[0].is_absolute():
-        tried.append(Path(relative_to) / source)
-    for path in tried:
-        if path.exists():
-            return path
-    places = " and ".join(str(path.absolute()) for path in tried)
-    raise DataError(f"does not exist (tried {places})", fix="correct the path, or fetch the data", file=source)
 
 
 def _open(path: Path, transform_param: caffe_pb2.TransformationParameter, train: bool) -> tuple[Records, bool]:
