@@ -11,6 +11,7 @@ from lossc.errors import DataError, InternalError, NumericError
 from lossc.ir.blob import Access, Dim, Ref
 from lossc.ir.expr import OPS, REDUCE, Acc, Const, Expr, Gather, Iota, Load, Op, Reduce, walk
 from lossc.ir.graph import Graph
+from lossc.ir.scalar import Scalar
 
 
 class Interpreter:
@@ -56,6 +57,9 @@ class Interpreter:
             raise InternalError(f"access past the end of {blob}")
         return as_strided(flat[offset:], shape, [s * flat.itemsize for s in strides])
 
+    def scalar(self, value: Scalar) -> np.floating:
+        return self.dtype(value.value(self._name))
+
     def array(self, ref: Ref) -> np.ndarray:
         return self._strided(ref.blob, ref.offset, list(zip(ref.shape, ref.strides, strict=True)))
 
@@ -75,7 +79,7 @@ class Interpreter:
             for e in walk(expr):
                 args = [done[id(c)] for c in e.children()]
                 if isinstance(e, Const):
-                    value = np.full((1,) * len(dims), e.scalar.value(self._name), self.dtype)
+                    value = np.full((1,) * len(dims), self.scalar(e.scalar), self.dtype)
                 elif isinstance(e, Load):
                     value = self._load(e.access, dims).copy()
                 elif isinstance(e, Gather):

@@ -23,6 +23,7 @@ class Memory(Protocol):
     dtype: Any
 
     def array(self, ref: Ref) -> np.ndarray: ...
+    def scalar(self, value: Scalar) -> Any: ...
     def evaluate(self, expr: Expr, dims: tuple[Dim, ...], acc: np.ndarray | None = None) -> np.ndarray: ...
     def store(self, access: Access, dims: tuple[Dim, ...], value: np.ndarray, accumulate: bool) -> None: ...
     def refuse_label(self, blob: str, index: int, value: float) -> None: ...
@@ -160,18 +161,16 @@ class Gemm(Kernel):
         return 2 * self.a.shape[0] * self.a.shape[1] * self.b.shape[1]
 
     def numpy(self, memory: Memory) -> None:
-        value = memory.array(self.a) @ memory.array(self.b) * memory.dtype(self.alpha.value())
+        value = memory.array(self.a) @ memory.array(self.b) * memory.scalar(self.alpha)
         _finish(memory, self.c, value, self.epilogue, self.accumulate)
 
 
 def _finish(memory: Memory, out: Ref, value: np.ndarray, epilogue: Expr | None, accumulate: bool) -> None:
-    access = out[epilogue_labels(out)]
     if epilogue is not None:
         dims = tuple(Dim(n, e) for n, e in zip(epilogue_labels(out), out.shape, strict=True))
         value = memory.evaluate(epilogue, dims, value).reshape(out.shape)
     target = memory.array(out)
     target[...] = target + value if accumulate else value
-    del access
 
 
 def epilogue_labels(out: Ref) -> str:
@@ -257,7 +256,7 @@ class Conv(Kernel):
                 rg[at] = np.einsum("ngop,ngcp->goc", yg.reshape(*yg.shape[:3], -1), xg.reshape(*xg.shape[:3], -1))
         if self.direction == "bwd_data":
             result = padded[inside]
-        _finish(memory, self.out, result * memory.dtype(self.alpha.value()), self.epilogue, self.accumulate)
+        _finish(memory, self.out, result * memory.scalar(self.alpha), self.epilogue, self.accumulate)
 
 
 def _zip(space: tuple[int, ...], g: Geometry) -> Iterable[tuple[int, int, int, int]]:
@@ -302,7 +301,7 @@ class Pool(Kernel):
         g = self.geometry
         x, y = memory.array(self.x), memory.array(self.y)
         mask = memory.array(self.mask) if self.mask is not None else None
-        (height, width), alpha = x.shape[2:], memory.dtype(self.alpha.value())
+        (height, width), alpha = x.shape[2:], memory.scalar(self.alpha)
         grad = np.zeros(x.shape, memory.dtype)
         for oh, ow in np.ndindex(*y.shape[2:]):
             top, left = oh * g.stride[0] - g.pad[0], ow * g.stride[1] - g.pad[1]

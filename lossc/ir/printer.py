@@ -80,8 +80,9 @@ def show_kernel(k: Kernel) -> str:
         sign = "+=" if k.accumulate else "="
         source = show_ref(k.x if k.direction == "forward" else k.y)
         mask = f" mask {k.mask.blob}" if k.mask is not None else ""
+        alpha = "" if k.alpha.is_plain(1) else f"({k.alpha.history}) * "
         return (
-            f"pool_{k.direction} {k.method} {show_ref(k.out)} {sign} {source} kernel {list(g.kernel)} "
+            f"pool_{k.direction} {k.method} {show_ref(k.out)} {sign} {alpha}{source} kernel {list(g.kernel)} "
             f"stride {list(g.stride)} pad {list(g.pad)}{mask}"
         )
     if isinstance(k, Random):

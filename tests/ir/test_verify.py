@@ -76,7 +76,7 @@ GOOD: dict[str, list[Kernel]] = {
 }
 GOOD["pool"].insert(0, conv())
 BAD: dict[str, tuple[list[Kernel], str]] = {
-    "unknown blob": ([make_map([Store(T, expr(Access("nobody", 0, ((ROWS, 6), (COLUMNS, 1)))))])], "unknown blob nobody"),
+    "unknown blob": ([make_map([Store(T, expr(Access("nobody", 0, X.strides)))])], "unknown blob nobody"),
     "unknown output": ([make_map([Store(Access("nobody", 0, ()), expr(1.0))])], "unknown blob nobody"),
     "read before write": ([make_map([Store(ROW, total(T, "j"))])], "t is read before anything writes it"),
     "added before write": ([make_map([Store(T, expr(X), accumulate=True)])], "t is read before anything writes it"),
