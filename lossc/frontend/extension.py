@@ -22,7 +22,7 @@ from lossc.frontend.places import Place
 FIELD = "lossc_param"
 FORM = "write name: value, where a value is a number, true or false, a word, a string in quotes, or [a, b]"
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?f?|-?inf|nan")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?f?")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _TRUTHS = {"true": True, "True": True, "false": False, "False": False}
 _TOKEN = re.compile(r"""\#[^\n]* | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' | [\w.+-]+ | [^\s]""", re.VERBOSE)
@@ -150,7 +150,7 @@ class _Reader:
                 raise self.fail(f"the string of {name} lacks its ending quote")
             value.text = text_encoding.CUnescape(self.take()[1:-1]).decode("utf-8", "replace")
         elif _NUMBER.fullmatch(token):
-            value.number = float(self.take().rstrip("f") if token[-1] == "f" and token[-2:] != "nf" else self.take())
+            value.number = float(self.take().rstrip("f"))
         elif token in _TRUTHS:
             value.truth = _TRUTHS[self.take()]
         elif _WORD.fullmatch(token):

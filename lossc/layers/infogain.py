@@ -39,7 +39,7 @@ class InfogainLoss(PointLoss):
         p = self.param.infogain_loss_param
         self.need(
             len(bottoms) > 2 or bool(p.source),
-            "needs the matrix H, as third bottom or from a file",
+            "needs the matrix H as third bottom, or from a file",
             'infogain_loss_param { source: "H.binaryproto" }, or an Input blob of classes x classes',
         )
         self.need(

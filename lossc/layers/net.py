@@ -12,6 +12,7 @@ from lossc.errors import GraphError, UsageError, count_of
 from lossc.ir import Graph, LayerCall
 from lossc.layers.base import Layer, Shape, check_counts
 from lossc.layers.data import Data
+from lossc.layers.options import check_options
 from lossc.layers.registry import LAYERS
 from lossc.loss_weight import LossWeight, Runtime, Schedule, check_finite, own_value, parse_weight
 
@@ -108,6 +109,8 @@ def _import_layer(
         near = difflib.get_close_matches(param.type, known, 1)
         hint = f'did you mean "{near[0]}"?' if near else "known types: " + ", ".join(sorted(known))
         raise GraphError(f'unknown layer type "{param.type}"', fix=hint)
+    if known[param.type] is LAYERS.get(param.type):
+        check_options(param)
     layer = known[param.type](param, phase)
     check_counts(layer, len(param.bottom), len(param.top))
     for bottom in param.bottom:

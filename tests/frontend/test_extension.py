@@ -34,7 +34,7 @@ def read(block: str) -> dict[str, list[object]]:
     [
         ("", {}),
         ("delta: 0.5", {"delta": [0.5]}),
-        ("a: -1e-3 b: +.5f, c: 3; d: inf", {"a": [-1e-3], "b": [0.5], "c": [3.0], "d": [float("inf")]}),
+        ("a: -1e-3 b: +.5f, c: 3;", {"a": [-1e-3], "b": [0.5], "c": [3.0]}),
         ("class_weight: [1, 2, 0.5] x: 1", {"class_weight": [1.0, 2.0, 0.5], "x": [1.0]}),
         ("w: 1 x: 7 w: 2", {"w": [1.0, 2.0], "x": [7.0]}),
         ("w: []", {"w": []}),
@@ -102,7 +102,8 @@ def test_protobufs_own_form_is_read_too() -> None:
 
 
 NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
-VALUES = st.one_of(st.floats(allow_nan=False), st.booleans(), st.text(st.characters(codec="utf-8"), max_size=8))
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.one_of(FINITE, st.booleans(), st.text(st.characters(codec="utf-8"), max_size=8))
 
 
 @given(st.dictionaries(NAMES, st.lists(VALUES, max_size=4), max_size=4))

@@ -131,7 +131,7 @@ CASES = {
     'type: "Input"': ((), "0 shapes for 1 top"),
     'type: "HingeLoss" bottom: "x" bottom: "z"': (("3 4", "3 4"), "one label per item"),
     'type: "MultinomialLogisticLoss" bottom: "x" bottom: "z"': (("3 4", "4"), "one label per item"),
-    'type: "ContrastiveLoss" bottom: "x" bottom: "z"': (("3 4", "3 4"), "takes 3 bottoms, 2 given"),
+    'type: "ContrastiveLoss" bottom: "x" bottom: "z"': (("3 4", "3 4"), "takes 3 to 4 bottoms, 2 given"),
     'type: "ContrastiveLoss" bottom: "x" bottom: "x" bottom: "z"': ((IMAGE, "2"), "features must be N x C"),
     'type: "ContrastiveLoss" bottom: "x" bottom: "x" bottom: "z"  ': (("3 4", "4"), "one similarity per pair"),
     'type: "InfogainLoss" bottom: "x" bottom: "z"': (("3 4", "3"), "needs the matrix H as third bottom"),

@@ -52,7 +52,7 @@ def test_defaults_and_values() -> None:
         ("delta: true", "delta wants a number, not true", None),
         ("delta: [1, 2]", "delta is given 2 values", "it wants a number, once"),
         ("delta: -1", "delta cannot be -1", "give 0 or more"),
-        ("delta: inf", "delta cannot be inf", "give 0 or more"),
+        ("delta: inf", 'delta wants a number, not "inf"', None),
         ("k: 1.5", "k wants a whole number, not 1.5", None),
         ("fast: 1", "fast wants true or false, not 1", None),
         ("mode: Sum2", "mode cannot be Sum2", "did you mean sum?"),

@@ -47,7 +47,7 @@ class Problem:
 def finish(
     p: Problem, losses: Array, gradients: dict[str, Array], weight: Array, counted: Array, divisor: float
 ) -> Problem:
-    """Sets the top and the diffs. ``losses``, ``weight``, ``counted``: one for each point; ``gradients``: points first."""
+    """Sets top and diffs. ``losses``, ``weight``, ``counted`` hold one number a point; ``gradients``: points first."""
     points = losses.shape
     weight = np.where(counted, weight, 0.0)
     reduction = p.extras.get("reduction", "mean")
