@@ -171,6 +171,8 @@ class Graph:
         self._next += 1
         self._nodes[node.id] = node
         at = len(self._order) if before is None else self._order.index(before)
+        if section == "init" and before is None:  # a constant that a later section turns out to need
+            at = next((k for k, i in enumerate(self._order) if self._nodes[i].section != "init"), at)
         self._order.insert(at, node.id)
         self._connect(node)
         return node

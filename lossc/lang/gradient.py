@@ -39,7 +39,7 @@ def gradients(seeds: Mapping[Array, Array], inputs: Sequence[Array]) -> list[lis
                 dx = fit(dx, arg.shape, node.shape if node.op in _BROADCASTING else arg.shape)
                 found[arg] = ops.add(found[arg], dx) if arg in found else dx
     leaves = [n for n in order if is_leaf(n) and n in found]
-    return [[(n, found[n]) for n in leaves if x is n or x in n.args] for x in inputs]
+    return [[(n, found[n]) for n in leaves if any(x is leaf for leaf in (n, *n.args))] for x in inputs]
 
 
 _BROADCASTING = shaping.ELEMENTWISE | {"expand"}

@@ -14,10 +14,9 @@ from lossc.ir.blob import restride
 from lossc.ir.sweep import is_one_sweep
 from lossc.lang.labels import Labels
 from lossc.lang.node import Array, walk
+from lossc.lang.shaping import ELEMENTWISE
 from lossc.lang.values import FIXED, Index, Values, Walk
 
-#: A stack of at most this many matrix products becomes as many gemms; a larger one a map.
-MOST_GEMMS = 16
 _REDUCING = frozenset({"reduce", "logsumexp", "softmax", "log_softmax"})
 
 
@@ -82,8 +81,8 @@ class Lowering:
 
     def shared_totals(self, first: Sequence[Array], later: Sequence[Array]) -> list[Array]:
         """Reductions to one number that ``first`` computes on its way and arrays among ``later`` rest on."""
-        mine = set(_totals(first))
-        return [x for x in _totals([v for v in later if v.size > 1]) if x in mine and x not in first]
+        mine = set(_totals(first)) - set(first)
+        return [x for x in _totals([v for v in later if v.size > 1]) if x in mine]
 
     def _store(self, o: Output, values: Values) -> Store:
         index = self._index(o.like)
@@ -99,8 +98,8 @@ class Lowering:
             if x.op in _REDUCING and x is not output.value:
                 self._materialise(b, x)
                 return self.emit(b, [output], note)
-        for x in self._open(output.value):  # a reduction over axes that its operand's parts walk differently
-            if x is not output.value and x.size > 1 and x.args and x.op not in ("const", "expand"):
+        for x in self._open(output.value):  # reductions that the parts of one operand walk differently
+            if x is not output.value and x.size > 1 and x.op in ELEMENTWISE and self.ref_of(x) is None:
                 self._materialise(b, x)
                 return self.emit(b, [output], note)
         raise LosscError("this expression cannot be computed", fix="split it up: reduce over fewer axes at a time")
@@ -130,7 +129,7 @@ class Lowering:
                 continue
             if x.op == "table":
                 self._refs[x] = b.constant("constants", np.array(x.attrs[0]).reshape(x.shape))
-            elif x.op == "matmul" and self._as_gemm(x):
+            elif x.op == "matmul":
                 self._gemm(b, x)
             elif x.op in ("pad", "concat"):
                 self._windows(b, x)
@@ -147,10 +146,6 @@ class Lowering:
             self.emit(b, [Output(ref, x, x)])
             self._refs[x] = ref
         return ref
-
-    def _as_gemm(self, x: Array) -> bool:
-        stack = math.prod(x.shape[:-2])
-        return stack <= MOST_GEMMS and x.shape[-2] > 1 and x.shape[-1] > 1
 
     def _gemm(self, b: Builder, x: Array) -> None:
         a, c = (self._materialise(b, arg) for arg in x.args)

@@ -176,6 +176,9 @@ class Operators:
     def var(self, axis: Any = None, keepdims: bool = False) -> Array:
         return _call("var", self, axis, keepdims)
 
+    def std(self, axis: Any = None, keepdims: bool = False) -> Array:
+        return _call("std", self, axis, keepdims)
+
     def clip(self, low: Any = None, high: Any = None) -> Array:
         return _call("clip", self, low, high)
 

@@ -110,6 +110,8 @@ def join(c: float, s: Array | None, r: Array | None, shape: Shape) -> Array:
     """The product of what ``split`` gives, broadcast to ``shape``."""
     if c == 0.0:
         return expand(const(0.0), shape)
+    if r is not None and r.shape == ():
+        s, r = times(s, r), None
     if r is None and s is None:
         return expand(const(c), shape)
     if r is None:

@@ -11,6 +11,9 @@ from lossc.lang.ops import as_real, broadcast, const, expand, number, split
 
 Axes = tuple[int, ...]
 
+#: A stack of at most this many matrix products becomes as many gemms.
+MOST_GEMMS = 16
+
 #: Operations that act on each element alone, so that windows and new shapes may be taken of their operands instead.
 ELEMENTWISE = frozenset((
     "add", "mul", "div", "abs", "sqrt", "exp", "log", "log1p", "expm1", "tanh", "erf", "sigmoid", "softplus", "pow",
@@ -212,11 +215,17 @@ def place(value: Array, index: Array, axis: int, extent: int) -> Array:
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """(..., m, k) times (..., k, n), leading axes broadcast."""
+    """(..., m, k) times (..., k, n), leading axes broadcast; a sum over products where no gemm is worth it."""
     a, b = as_real(a), as_real(b)
     if a.shape[-1] != b.shape[-2]:
         raise shape_error(f"matrices {list(a.shape)} and {list(b.shape)} cannot be multiplied")
-    shape = (*broadcast(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+    stack = broadcast(a.shape[:-2], b.shape[:-2])
+    shape = (*stack, a.shape[-2], b.shape[-1])
+    if 1 in (*shape[-2:], a.shape[-1]) or math.prod(stack) > MOST_GEMMS:
+        p, q = len(a.shape), len(b.shape)
+        left, right = rearrange(a, (*range(p), None)), rearrange(b, (*range(q - 2), None, q - 2, q - 1))
+        n = max(p, q) + 1
+        return squeeze(reduce("sum", ops.mul(left, right), (n - 2,)), (n - 2,))
     (ca, sa, ra), (cb, sb, rb) = split(a), split(b)
     if ra is not None and rb is not None and (ca * cb != 1.0 or sa is not None or sb is not None):
         return ops.join(ca * cb, ops.times(sa, sb), matmul(ra, rb), shape)

@@ -129,16 +129,6 @@ class Values:
         here = op("sub", self.of(arg, index), greatest)
         return op("div", op("exp", here), total) if x.op == "softmax" else op("sub", here, op("log", total))
 
-    def matmul(self, x: Array, index: tuple[Index, ...]) -> Expr:
-        a, b = x.args
-        dim = self.labels.of(a, len(a.shape) - 1)
-        taken = {d for i in index for d in _dims(i)}
-        if dim is not None and dim in taken:
-            dim = self.labels.spare(dim.extent, taken)
-        k = FIXED if dim is None else Walk(0, ((dim, 1),))
-        product = op("mul", self._arg(a, (*index[:-1], k)), self._arg(b, (*index[:-2], k, index[-1])))
-        return self.reduced("sum", product, set() if dim is None else {dim})
-
     # ---- the rest
 
     def scale(self, x: Array, index: tuple[Index, ...]) -> Expr:
@@ -239,6 +229,6 @@ _BUILD: dict[str, Build] = {
     "const": Values.const, "scale": Values.scale, "add": Values.add, "min": Values.extreme, "max": Values.extreme,
     "clip": Values.clip, "sign": Values.sign, "logaddexp": Values.logaddexp, "iota": Values.iota,
     "reduce": Values.reduce, "softmax": Values.softmax, "log_softmax": Values.softmax, "logsumexp": Values.softmax,
-    "matmul": Values.matmul, "axes": Values.rearranged, "window": Values.window,
+    "axes": Values.rearranged, "window": Values.window,
     "pick": Values.pick, "place": Values.place, "expand": Values.expand, "stop": Values.expand,
 }  # fmt: skip
