@@ -151,3 +151,15 @@ def test_names_from_the_net_are_escaped() -> None:
     outline.feed(text)
     assert not outline.open and not {"i", "b"} & {tag for tag, _ in outline.tags}
     assert "a<b>&x" in outline.text and "</pre><i>" in outline.text
+
+
+def test_the_example_of_the_readme(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.chdir(root / "examples" / "two_heads")
+    content = json.loads(run(capfd, "two_heads.prototxt", "--json", "--target", "avx2"))
+    told = (root / "README.md").read_text()
+    for a in content["alphas"]:
+        assert f"{a['derivation']}  " in told and f" {a['literal']} " in told
+    assert [x["loss"] for x in content["losses"]] == ["aux/loss", "loss", "size"]
+    assert content["zero_heads"][0]["removed"] in told
+    assert {x["line"] for x in content["losses"]} == {29, 51, 52}
