@@ -40,6 +40,8 @@ class Style:
 
     def scalar(self, name: str, args: list[str]) -> str:
         """The scalar expression for an operation; arguments are names or literals."""
+        if name == "neg" and args[0].startswith("-"):
+            return f"-({args[0]})"
         if name in _SCALAR:
             return _SCALAR[name].format(*args)
         if name in _MINMAX:

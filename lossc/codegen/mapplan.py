@@ -7,7 +7,6 @@ from math import prod
 
 from lossc.ir import Access, Dim, Graph, Map, Store
 from lossc.ir.expr import Expr, Gather, Iota, Load, Reduce, accesses, map_accesses, rewrite, walk
-from lossc.ir.memory import brought
 from lossc.ir.sweep import classify
 
 
@@ -55,7 +54,7 @@ def plan_map(graph: Graph, kernel: Map, lanes: int, width: int) -> Plan:
 
 def _streamed(graph: Graph, stores: list[Store], vector: Dim | None, lanes: int, width: int) -> frozenset[str]:
     """Blobs of the arena that the map writes in whole aligned vectors, does not read, and that no cache can hold."""
-    elsewhere = {*(p.blob for p in graph.params), *brought(graph)}  # in arrays of the caller, wherever they begin
+    elsewhere = {p.blob for p in graph.params}  # it may lie in an array of the caller, which begins anywhere
     read = {a.blob for s in stores for a in accesses(s.value)}
     read |= {s.access.blob for s in stores if s.accumulate}
     out = set()

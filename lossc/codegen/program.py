@@ -9,6 +9,7 @@ from typing import Any
 from lossc.codegen.environment import render
 from lossc.codegen.kernelgen import Function, KernelWriter
 from lossc.codegen.names import Names, comment, identifier, literal, string
+from lossc.codegen.team import wants_team
 from lossc.ir import Conv, Gemm, Graph, Ref
 from lossc.ir.memory import ALIGN, MemoryPlan, brought
 from lossc.targets import Isa
@@ -91,6 +92,7 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
             for root, name in used.items()
         ],
         "schedule": schedule,
+        "team": _teams(graph),
         "uses_local": {s: any("local" in c["args"] for c in calls) for s, calls in schedule.items()},
         "size": plan.size,
         "param_size": plan.param_size,
@@ -174,6 +176,13 @@ def _places(source: str, graph: Graph, functions: list[Function]) -> tuple[Place
         places.append(Place(node.id, f.name, line, line + text.count("\n")))
         at = start
     return tuple(places)
+
+
+def _teams(graph: Graph) -> dict[str, str]:
+    """The size of the team that runs each section, as C."""
+    sections = {s: graph.section(s) for s in ("init", "forward", "backward", "update")}
+    sections["forward_backward"] = [*sections["forward"], *sections["backward"]]
+    return {s: "net->threads" if wants_team(graph, nodes) else "1" for s, nodes in sections.items()}
 
 
 def _round(size: int) -> int:

@@ -24,7 +24,8 @@ class MemoryPlan:
 def brought(graph: Graph) -> list[str]:
     """The blobs whose memory the caller brings to each call, where the graph is told so (option "brought").
 
-    The inputs, then those of their gradients that are kept, each in the inputs' order.
+    The inputs, then those of their gradients that are kept, each in the inputs' order. Inputs may begin anywhere;
+    gradients of 1 MiB and more must begin on a cache line, since they may be written past the caches.
     """
     if not graph.options.get("brought"):
         return []

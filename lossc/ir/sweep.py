@@ -43,6 +43,8 @@ def is_one_sweep(kernel: Map) -> bool:
         return False
     rows = frozenset(kernel.dims) - inner
     for s in kernel.stores:
+        if s.accumulate and s.access.dims and not rows <= set(s.access.dims):
+            return False  # it would be added once for each row that the store does not tell apart
         for e in walk(s.value):
             if isinstance(e, Reduce):
                 spans = {rows, rows | inner} if e in totals else {inner}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import mmap
 import sys
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
@@ -212,7 +214,7 @@ class CompiledLoss:
         for array in spare:
             if sys.getrefcount(array) == _UNHELD:
                 return array
-        array = np.empty(shape, self.dtype)
+        array = _room(shape, self.dtype)
         spare[:] = [*spare[-1:], array]
         return array
 
@@ -246,6 +248,17 @@ class CompiledLoss:
     def _misshapen(self, name: str, got: Shape, wanted: Shape) -> ShapeError:
         message = f'"{name}" has the shape {list(got)}, the loss was compiled for {list(wanted)}'
         return ShapeError(message, fix="compile it for these shapes too: compiled losses are cached")
+
+
+def _room(shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """An array with any values; a large one begins on a page, as the C asks of gradients, and has huge pages."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < 1 << 20:
+        return np.empty(shape, dtype)
+    pages = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.ndarray(shape, dtype, pages)
 
 
 #: What sys.getrefcount says of an array that is in the list of spare ones and in a loop over it.

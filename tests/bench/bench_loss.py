@@ -111,19 +111,10 @@ def lossc_step(layer: str, arrays: list[Any], threads: int) -> Callable[[], floa
     sys.path.insert(0, str(ROOT))
     import lossc
 
-    text = ""
-    for k, array in enumerate(arrays):
-        dims = " ".join(f"dim: {d}" for d in array.shape)
-        text += f'layer {{ name: "in{k}" type: "Input" top: "x{k}" input_param {{ shape {{ {dims} }} }} }}\n'
-    bottoms = " ".join(f'bottom: "x{k}"' for k in range(len(arrays)))
-    down = " ".join(f"propagate_down: {str(k < gradients(layer)).lower()}" for k in range(len(arrays)))
-    text += f'layer {{ name: "loss" type: "{layer}" {bottoms} top: "loss" {down} }}\n'
-    path = Path(tempfile.mkdtemp()) / "net.prototxt"
-    path.write_text(text, encoding="utf-8")
-    net = lossc.Net(path, lossc.TRAIN, threads=threads, keep=[f"x{k}" for k in range(gradients(layer))])
-    for k, array in enumerate(arrays):
-        net.blobs[f"x{k}"].data[...] = array
-    return net.forward_backward
+    names = [f"x{k}" for k in range(len(arrays))]
+    shapes = {name: array.shape for name, array in zip(names, arrays, strict=True)}
+    loss = lossc.compile_loss(layer, shapes=shapes, grad=names[: gradients(layer)], threads=threads)
+    return lambda: loss(*arrays).loss
 
 
 def torch_step(layer: str, arrays: list[Any], threads: int, compiled: bool) -> Callable[[], float]:

@@ -137,7 +137,7 @@ LOSSC_API double activations_forward(lossc_net *net)
 {
     net->failed = 0;
     net->calls++;
-    LOSSC_PARALLEL(net->threads)
+    LOSSC_PARALLEL(1)    /* too little work to share it out */
     {
         (void)run_forward(net);
     }
@@ -153,7 +153,7 @@ LOSSC_API double activations_forward_backward(lossc_net *net)
 {
     net->failed = 0;
     net->calls++;
-    LOSSC_PARALLEL(net->threads)
+    LOSSC_PARALLEL(1)    /* too little work to share it out */
     {
         (void)run_forward(net);
     }

@@ -146,7 +146,7 @@ LOSSC_API double euclidean_forward(lossc_net *net)
 {
     net->failed = 0;
     net->calls++;
-    LOSSC_PARALLEL(net->threads)
+    LOSSC_PARALLEL(1)    /* too little work to share it out */
     {
         (void)run_forward(net);
     }
@@ -162,7 +162,7 @@ LOSSC_API double euclidean_forward_backward(lossc_net *net)
 {
     net->failed = 0;
     net->calls++;
-    LOSSC_PARALLEL(net->threads)
+    LOSSC_PARALLEL(1)    /* too little work to share it out */
     {
         (void)run_forward(net);
     }

@@ -217,7 +217,7 @@ LOSSC_API double softmax_forward(lossc_net *net)
 {
     net->failed = 0;
     net->calls++;
-    LOSSC_PARALLEL(net->threads)
+    LOSSC_PARALLEL(1)    /* too little work to share it out */
     {
         (void)run_forward(net);
     }
@@ -233,7 +233,7 @@ LOSSC_API double softmax_forward_backward(lossc_net *net)
 {
     net->failed = 0;
     net->calls++;
-    LOSSC_PARALLEL(net->threads)
+    LOSSC_PARALLEL(1)    /* too little work to share it out */
     {
         (void)run_forward(net);
     }
