@@ -198,12 +198,6 @@ class Graph:
         self._connect(fresh)
         return fresh
 
-    def move(self, node: Node, before: int, section: str) -> Node:
-        self._order.remove(node.id)
-        self._order.insert(self._order.index(before), node.id)
-        self._nodes[node.id] = replace(node, section=section)
-        return self._nodes[node.id]
-
     def reorder(self, order: Iterable[int]) -> None:
         order = list(order)
         if sorted(order) != sorted(self._order):

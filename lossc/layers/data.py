@@ -95,8 +95,4 @@ class DummyData(Layer):
                 fill(b, top, filler)
                 continue
             b.graph.blobs[top.blob] = replace(b.graph.blobs[top.blob], role="state")
-            first = next((n for n in b.graph.nodes if n.section != "init"), None)
             fill(Builder(b.graph, b.layer, "init"), top, filler)
-            node = b.graph.nodes[-1]
-            if first is not None:
-                b.graph.move(node, first.id, "init")
