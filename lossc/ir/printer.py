@@ -106,7 +106,7 @@ def to_text(graph: Graph) -> str:
     """The whole graph: blobs, then the kernels of each section in program order."""
     out = [f"graph {graph.name}"]
     for b in graph.blobs.values():
-        flags = " observable" if b.name in graph.observable else ""
+        flags = " bytes" * (b.dtype == "u8") + " observable" * (b.name in graph.observable)
         where = f" in {b.view.parent}+{b.view.offset} strides {list(b.view.strides)}" if b.view else ""
         out.append(f"  blob {b.name} {list(b.shape)} {b.role}{where}{flags}")
     if not graph.nodes:

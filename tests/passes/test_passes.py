@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import subprocess
@@ -14,7 +13,6 @@ from small_nets import NETS, imported, outcome
 
 from lossc.codegen.program import generate
 from lossc.ir import Graph
-from lossc.ir.memory import aligned
 from lossc.ir.printer import to_text
 from lossc.ir.verify import verify
 from lossc.passes.pipeline import LOWER, OPTIMISE, PASSES, PLACE, run_passes
@@ -69,33 +67,6 @@ def test_no_seed_is_left(name: str) -> None:
     source = source_of(name)
     for loss in ("loss", "distance", "cross", "far", "near", "apart"):
         assert not re.search(rf"\b{loss}_diff\b", source)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_blobs_alive_together_do_not_overlap(name: str) -> None:
-    graph = after(name, PASSES[-1].name)
-    plan = graph.options["memory"]
-    lasting = {graph.root(b) for b in graph.observable} | {
-        graph.root(b.name) for b in graph.blobs.values() if b.persistent
-    }
-    touched: dict[str, list[int]] = {}
-    for step, node in enumerate(graph.nodes):
-        for blob in (*node.kernel.reads(), *node.kernel.writes()):
-            touched.setdefault(graph.root(blob), []).append(step)
-    placed = [b for b in plan.offsets if b in lasting or b in touched]
-    most = 0
-    for a, b in itertools.combinations(placed, 2):
-        both_live = a in lasting or b in lasting
-        if not both_live:
-            both_live = max(touched[a][0], touched[b][0]) <= min(touched[a][-1], touched[b][-1])
-        if both_live:
-            first, second = sorted((a, b), key=plan.offsets.__getitem__)
-            assert plan.offsets[first] + graph.blobs[first].size <= plan.offsets[second], (a, b)
-    for step in range(len(graph.nodes)):
-        live = [b for b in placed if b in lasting or touched[b][0] <= step <= touched[b][-1]]
-        most = max(most, sum(aligned(graph.blobs[b].size) for b in live))
-    assert plan.lower_bound == most
-    assert most <= plan.size <= 1.25 * most
 
 
 def test_resolve_in_place_names_every_version() -> None:
