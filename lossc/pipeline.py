@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lossc.codegen.program import Program
     from lossc.ir import Graph
     from lossc.lang.files import Custom
+    from lossc.lang.function import Function
     from lossc.passes.base import Pass, PassRecord
 
 Shape = tuple[int, ...]
@@ -102,6 +103,15 @@ class Built:
 
     library: Path
     manifest: dict[str, Any]
+
+
+def built_in_function(name: str) -> Function | None:
+    """The function that a built-in loss is written as; None for those that are classes. Raises UsageError."""
+    from lossc.layers.registry import LAYERS
+
+    if name not in LAYERS:
+        raise UsageError(f'there is no loss "{name}"', fix=suggestion(name, LAYERS))
+    return getattr(LAYERS[name], "function", None)
 
 
 def passes_of(request: Request) -> tuple[Pass, ...]:

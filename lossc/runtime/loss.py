@@ -18,7 +18,7 @@ from lossc.frontend.caffe_pb2 import TRAIN, NetParameter
 from lossc.frontend.net import NetSource
 from lossc.lang.files import collect
 from lossc.lang.function import Function
-from lossc.pipeline import Request, build, compile_net
+from lossc.pipeline import Request, build, built_in_function, compile_net
 from lossc.runtime.native import Native
 from lossc.runtime.net import MOST_THREADS
 
@@ -52,8 +52,8 @@ def compile_loss(
     customs = collect(layers)
     function: Function | None = None
     if isinstance(loss, str):
-        name = loss
-        function = customs[loss].what if loss in customs and isinstance(customs[loss].what, Function) else None
+        name, own = loss, customs[loss].what if loss in customs else built_in_function(loss)
+        function = own if isinstance(own, Function) else None
     else:
         given = collect(loss)
         if len(given) != 1:
