@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import lossc
 from lossc.build.cache import default_cache
 from lossc.build.compiler import find_compiler
-from lossc.errors import UsageError
+from lossc.errors import GraphError, UsageError
 from lossc.frontend.caffe_pb2 import TRAIN, SolverParameter
 from lossc.frontend.names import suggestion
 from lossc.frontend.net import NetSource
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from lossc.passes.base import Pass, PassRecord
 
 Shape = tuple[int, ...]
+
+_TOO_DEEP = "hundreds of element-wise layers follow each other: fused, they are one expression that is too deep"
+_KEEP_SOME = "keep blobs between them (keep=, --keep), so that fewer layers become one"
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,10 @@ def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, t
     graph.options["keep"] = request.keep
     graph.options["brought"] = request.brought
     manager = PassManager(passes)
-    manager.run(graph, until)
+    try:
+        manager.run(graph, until)
+    except RecursionError:
+        raise GraphError(_TOO_DEEP, fix=_KEEP_SOME, file=source.file) from None
     return graph, tuple(manager.records)
 
 
@@ -162,7 +168,10 @@ def compile_net(request: Request) -> Compiled:
     graph, records = build_graph(request)
     target = parse_target(request.target, dtype=request.dtype)
     dtype = "f32" if request.dtype == "float32" else "f64"
-    program = generate(graph, target.isa, dtype, prefix=request.prefix, threads=request.threads)
+    try:
+        program = generate(graph, target.isa, dtype, prefix=request.prefix, threads=request.threads)
+    except RecursionError:
+        raise GraphError(_TOO_DEEP, fix=_KEEP_SOME, file=request.source.file) from None
     return Compiled(graph, program, records)
 
 

@@ -120,7 +120,8 @@ def _explain(error: text_format.ParseError, text: str, places: Place, root: Any,
     offset = sum(len(each) + 1 for each in lines[: line - 1]) + max((error.GetColumn() or 1) - 1, 0)
     raw = str(error).removeprefix(f"{error.GetLine()}:{error.GetColumn()} : ").removeprefix(f"'{lines[line - 1]}': ")
     path = places.path_to(offset)
-    field = path[-1].name or None
+    before = re.search(r"(\w+)\s*:?\s*$", text[:offset])
+    field = path[-1].name or (before[1] if before else "this field")
 
     def fail(message: str, fix: str | None = None, at: Place | None = None) -> PrototxtError:
         where = at.line if at else line
@@ -136,27 +137,32 @@ def _explain(error: text_format.ParseError, text: str, places: Place, root: Any,
         first = next((p.line_of(match[1]) for p in reversed(path) if match[1] in p.fields), None)
         return fail(f"{match[1]} is given twice" + (f", first in line {first}" if first else ""), "keep one of them")
     if match := re.search(r"Couldn't parse (float|integer): (.*)$", raw, re.DOTALL):
-        return fail(f"{field} wants {_KINDS[match[1]]}, not {match[2]}")
+        found = match[2].strip() or "the end of the file"
+        return fail(f"{field} wants {_KINDS[match[1]]}, not {found}", _line_of(lines[line - 1]))
     if match := re.search(r"Expected string but found: '(.*)'$", raw, re.DOTALL):
         return fail(f"{field} wants a string in quotes, not {match[1]}", _string_fix(field, match[1]))
     if match := re.search(r"Value out of range: (.*)$", raw, re.DOTALL):
         return fail(f"{field} cannot be {match[1]}: out of range", "give a number that fits; sizes are 0 or more")
     if 'Expected "true" or "false"' in raw:
-        return fail(f"{field} wants true or false")
+        return fail(f"{field} wants true or false", _line_of(lines[line - 1]))
     if "String missing ending quote" in raw:
         return fail("a string lacks its ending quote", "strings end in the line in which they start")
     if re.search(r'Expected "[}>]"', raw) and (unclosed := places.unclosed()):
         path = places.path_to(unclosed.start)
         return fail(f"the file ends, but {unclosed.name} {{ is still open", "close it by }", unclosed)
     if match := re.search(r'Expected "(.)"', raw):
-        before = re.search(r"(\w+)\s*:?\s*$", text[:offset])
         name = before[1] if before else "the name"
         wanted = {"{": f"{name} wants its fields in {{ }}", ":": f"a : is missing after {name}"}
-        return fail(wanted.get(match[1], f'"{match[1]}" is missing here'), f"the line reads: {lines[line - 1].strip()}")
+        return fail(wanted.get(match[1], f'"{match[1]}" is missing here'), _line_of(lines[line - 1]))
     if match := re.search(r"Expected identifier or number, got (.)", raw):
         fix = "remove it, or the } that closes too early above" if match[1] == "}" else "remove it"
         return fail(f'"{match[1]}" cannot stand here', fix)
-    return fail(f"cannot be understood: {raw}", f"the line reads: {lines[line - 1].strip()}")
+    return fail(f"cannot be understood: {raw}", _line_of(lines[line - 1]))
+
+
+def _line_of(text: str) -> str:
+    """The fix where only the user knows what was meant."""
+    return f"the line reads: {text.strip()[:120]}" if text.strip() else "complete the file"
 
 
 def _message(full_name: str) -> Any:

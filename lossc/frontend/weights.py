@@ -103,6 +103,8 @@ def read_state(path: str | PathLike[str], *, dtype: npt.DTypeLike = np.float32) 
     state = _parse(raw().SolverState, data)
     if state is None or not state.HasField("iter"):
         raise _mistaken(data, name, "state")
+    if state.lossc_progress and not state.HasField("current_step"):
+        raise WeightsError("is cut short", fix="write it again", file=name)
     history = [_array(blob, f"history {i}", dtype, name) for i, blob in enumerate(state.history)]
     progress = _progress(_string(state, "lossc_progress", name), name)
     return SolverStateData(state.iter, _string(state, "learned_net", name), state.current_step, history, progress)
@@ -225,11 +227,13 @@ def _net_chunks(net: NetParameter, data: _Data, diff: _Data) -> Iterator[bytes]:
 
 def _state_chunks(state: SolverStateData) -> Iterator[bytes]:
     message = raw().SolverState
-    yield message(iter=state.iter, learned_net=state.learned_net or None).SerializeToString()
+    progress = json.dumps(state.progress) if state.progress else None
+    # What only ours have comes first, and current_step ends the file: cut short, it never passes for a whole one.
+    head = message(iter=state.iter, learned_net=state.learned_net or None, lossc_progress=progress)
+    yield head.SerializeToString()
     for values in state.history:
         yield message(history=[raw_blob(values)]).SerializeToString()
-    progress = json.dumps(state.progress) if state.progress else None
-    yield message(current_step=state.current_step, lossc_progress=progress).SerializeToString()
+    yield message(current_step=state.current_step).SerializeToString()
 
 
 def _read_hdf5_weights(file: str, dtype: npt.DTypeLike) -> dict[str, list[np.ndarray | None]]:

@@ -126,4 +126,5 @@ def check_counts(layer: Layer, bottoms: int, tops: int) -> None:
         if count < least or (most is not None and count > most):
             wanted = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
             plural = "" if wanted == "1" else "s"
-            raise GraphError(f"{layer.type} takes {wanted} {what}{plural}, {count} given", layer=layer.name)
+            fix = f"{'add' if count < least else 'remove'} what is {'missing' if count < least else 'too much'}"
+            raise GraphError(f"{layer.type} takes {wanted} {what}{plural}, {count} given", fix=fix, layer=layer.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -32,9 +33,10 @@ class Native:
         prefix = built.manifest["prefix"]
         self._ffi, lib = load_library(built.library, _declarations(prefix))
         self._abi = getattr(lib, f"{prefix}_abi")()
-        handle = self._abi.create(threads, seed % 2**64)
+        size = sum(built.manifest["bytes"][part] for part in ("params", "arena"))
+        # More than the machine has is promised by some systems, and the process killed when it uses it.
+        handle = self._abi.create(threads, seed % 2**64) if size <= _physical_memory() else self._ffi.NULL
         if handle == self._ffi.NULL:
-            size = sum(built.manifest["bytes"][part] for part in ("params", "arena"))
             raise MemoryError(f"{size / 2**20:.0f} MiB for the net {built.manifest['net']!r} cannot be had")
         self._net = self._ffi.gc(handle, self._abi.destroy)
         self._arena = self._bytes(self._abi.memory(self._net, 0), built.manifest["bytes"]["arena"])
@@ -144,6 +146,14 @@ class Native:
 
 def _release(net: Any, pointer: Any) -> None:
     """Called when the last array over ``pointer`` is gone; until then it has held on to ``net``."""
+
+
+def _physical_memory() -> float:
+    """Bytes of memory that the machine has; infinity where it does not tell."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 @lru_cache(maxsize=16)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lossc.errors import ArgumentError, DataError, UsageError
+from lossc.errors import ArgumentError, DataError, UsageError, WeightsError
 from lossc.frontend.caffe_pb2 import NetParameter, SolverParameter
 from lossc.frontend.net import NetSource, read_net
 from lossc.frontend.paths import path_text
@@ -277,7 +277,12 @@ class Net:
         from lossc.frontend.weights import read_weights
 
         found = read_weights(path, dtype=self.native.dtype)
-        for target, values in match_weights({n: [b.data for b in bs] for n, bs in self.params.items()}, found, path):
+        pairs = match_weights({n: [b.data for b in bs] for n, bs in self.params.items()}, found, path)
+        if self.params and not pairs:
+            theirs = ", ".join(list(found)[:5]) or "none"
+            fix = f"layers are matched by name; those of the file that have parameters: {theirs}"
+            raise WeightsError("holds parameters of no layer of the net", fix=fix, file=path_text(path))
+        for target, values in pairs:
             target[...] = values
 
     def share_with(self, other: Net) -> None:

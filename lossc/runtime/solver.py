@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from os import PathLike
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike, fspath
 from types import NoneType
 from typing import Any
 
 import numpy as np
 
-from lossc.errors import ArgumentError, UsageError
+from lossc.errors import ArgumentError, UsageError, WeightsError
 from lossc.frontend.caffe_pb2 import SolverParameter
 from lossc.frontend.net import NetSource
 from lossc.frontend.solver import SolverSource, located, read_solver
+from lossc.frontend.weights import SolverStateData
 from lossc.loss_weight import LossWeight
 from lossc.runtime.arguments import whole_number
 from lossc.runtime.feed import Override
@@ -251,7 +253,7 @@ class Solver:
 
     def snapshot(self) -> tuple[str, str]:
         """Writes weights and state, each whole or not at all; returns their paths. Raises WeightsError."""
-        from lossc.frontend.weights import SolverStateData, write_state
+        from lossc.frontend.weights import write_state
 
         hdf5 = self.param.snapshot_format == SolverParameter.HDF5
         weights, state = snapshot_paths(self.param.snapshot_prefix, self.iter, hdf5)
@@ -272,15 +274,32 @@ class Solver:
         """
         state = load_state(path, [h.shape for h in self.history], self.net.native.dtype)
         weights = learned_net(state, path)
-        if weights is not None:
-            self.net.copy_from(weights)
+        with self._progressing(state, path):
+            if weights is not None:
+                self.net.copy_from(weights)
         self._log("sgd_solver.cpp:336", "SGDSolver: restoring history")
         for mine, values in zip(self.history, state.history, strict=True):
             mine[...] = values.reshape(mine.shape)
         self.net.native.iter = state.iter
         self.net.native.current_step = state.current_step
-        for net, progress in zip(self._nets(), state.progress.get("nets", []), strict=False):
-            net.progress = progress
+
+    @contextmanager
+    def _progressing(self, state: SolverStateData, path: str | PathLike[str]) -> Iterator[None]:
+        """Takes over the progress of a state; puts the nets back where that, or what follows, fails."""
+        before = [net.progress for net in self._nets()]
+        try:
+            try:
+                for net, progress in zip(self._nets(), state.progress.get("nets", []), strict=False):
+                    net.progress = progress
+            except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+                fix = "write it again, or remove lossc_progress: then data and random numbers start afresh"
+                message = f"is damaged: its progress cannot be taken over ({type(error).__name__}: {error})"
+                raise WeightsError(message, fix=fix, file=fspath(path)) from None
+            yield
+        except BaseException:
+            for net, progress in zip(self._nets(), before, strict=True):
+                net.progress = progress
+            raise
 
     def _nets(self) -> list[Net]:
         return [self.net, *self.test_nets]

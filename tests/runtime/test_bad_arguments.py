@@ -120,5 +120,46 @@ def test_calls_of_solvers(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         lossc.get_solver("solver.prototxt", data=3)
 
 
+def test_weights_of_another_net_are_refused(mlp: Path, tmp_path: Path) -> None:
+    net = lossc.Net(mlp, lossc.TRAIN)
+    other = mlp.read_text().replace('name: "ip', 'name: "fc')
+    (tmp_path / "other.prototxt").write_text(other)
+    net.save(tmp_path / "w.caffemodel")
+    with pytest.raises(LosscError, match="parameters of no layer of the net") as caught:
+        lossc.Net(tmp_path / "other.prototxt", lossc.TRAIN, weights=tmp_path / "w.caffemodel")
+    assert "ip1, ip2" in (caught.value.fix or "")
+
+
+def test_a_state_whose_progress_is_damaged_changes_nothing(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(noisy)
+    solver = lossc.get_solver("solver.prototxt")
+    solver.step(2)
+    _, state = solver.snapshot()
+    solver.step(1)
+    content = Path(state).read_bytes()
+    before = [net.progress for net in (solver.net, *solver.test_nets)]
+    values = solver.net.params["ip1"][0].data.copy()
+    for old, new in ((b"PCG64", b"PCG65"), (b'"random"', b'"rondam"'), (b'"position"', b'"positron"')):
+        assert old in content
+        Path("bad.solverstate").write_bytes(content.replace(old, new))
+        with pytest.raises(LosscError, match="its progress cannot be taken over") as caught:
+            solver.restore("bad.solverstate")
+        assert caught.value.file == "bad.solverstate" and caught.value.fix
+        assert [net.progress for net in (solver.net, *solver.test_nets)] == before and solver.iter == 3
+        np.testing.assert_array_equal(solver.net.params["ip1"][0].data, values)
+
+
+def test_a_state_that_was_cut_short_is_refused(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(noisy)
+    solver = lossc.get_solver("solver.prototxt")
+    solver.step(1)
+    _, state = solver.snapshot()
+    content = Path(state).read_bytes()
+    for length in range(len(content)):
+        Path("cut.solverstate").write_bytes(content[:length])
+        with pytest.raises(LosscError):
+            solver.restore("cut.solverstate")
+
+
 def test_bytes_name_files_too(mlp: Path) -> None:
     assert lossc.Net(str(mlp).encode(), lossc.TRAIN).name == "mlp"  # type: ignore[arg-type]
