@@ -31,12 +31,17 @@ _SIGINT = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 1 after an error, 2 for a call that makes no sense."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None or sys.stderr is None:  # closed by the caller, who wants to hear nothing
+        nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, it lives as long as the process
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     parser = _parser(argv)
     args = parser.parse_args(argv)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return int(args.run(args))
+            status = int(args.run(args))
+            sys.stdout.flush()  # here, where what fails is still told
+            return status
     except LosscError as error:
         print(f"lossc: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
@@ -45,10 +50,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         # The reader, such as head, has seen enough; Python must not fail once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 0
+    except OSError as error:
+        _forget_output()
+        where = f"{error.filename}: " if error.filename else "output: "
+        print(f"lossc: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return _SIGNALLED + _SIGINT
+
+
+def _forget_output() -> None:
+    """What is left to be written goes nowhere: Python would fail once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *about: Any, **more: Any) -> None:

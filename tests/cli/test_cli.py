@@ -234,6 +234,18 @@ def test_a_cache_that_cannot_be_used_is_one_warning(folder: Path) -> None:
         assert "lossc.cli.main" not in program or all(line.startswith("lossc: warning: lossc's") for line in said)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_is_full_or_closed(folder: Path) -> None:
+    command = [sys.executable, "-m", "lossc.cli.main", "inspect", "net.prototxt"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and done.stderr == "lossc: output: No space left on device\n"
+    closed = ["sh", "-c", '"$@" >&-', "sh", *command]
+    done = subprocess.run(closed, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == ""
+
+
 def test_what_cannot_be_written_exits_with_1(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["compile", "net.prototxt", "-o", "digits.npz/out"]) == 1
     err = capfd.readouterr().err
