@@ -105,12 +105,22 @@ static inline vf32 lossc_log_special_f32(vf32 x, vf32 y)
 
 static inline vf32 vf32_exp(vf32 x)
 {
-    const vf32 one = vf32_set1(1.0f);
     vf32 n, high, r;
     /* outside [-104, 89] the result is 0 or infinite; NaN passes through the clamp */
     x = vf32_max(vf32_set1(-104.0f), vf32_min(vf32_set1(89.0f), x));
     lossc_exp_reduce_f32(x, &n, &high, &r);
-    /* 1 + high, and in low what its rounding and r's lost: sigmoid and softplus need the bits that this saves */
+    const vf32 minus_one = vf32_fma(vf32_mul(r, r), lossc_exp_tail_f32(r), r);
+    return lossc_ldexp_f32(vf32_add(minus_one, vf32_set1(1.0f)), n);
+}
+
+/* exp(-|x|) to half a unit in the last place: what is computed from it doubles its error. */
+static inline vf32 lossc_exp_of_minus_abs_f32(vf32 x)
+{
+    const vf32 one = vf32_set1(1.0f);
+    vf32 n, high, r;
+    x = vf32_max(vf32_set1(-104.0f), vf32_neg(vf32_abs(x)));
+    lossc_exp_reduce_f32(x, &n, &high, &r);
+    /* 1 + high, and in low what its rounding and r's lost */
     const vf32 sum = vf32_add(one, high);
     const vf32 low = vf32_fnma(n, vf32_set1(LOSSC_LN2_LO), vf32_sub(high, vf32_sub(sum, one)));
     return lossc_ldexp_f32(vf32_add(sum, vf32_fma(vf32_mul(r, r), lossc_exp_tail_f32(r), low)), n);
@@ -180,7 +190,7 @@ static inline vf32 vf32_sigmoid(vf32 x)
 {
     /* t / (1 + t) or 1 / (1 + t) with t = exp(-|x|) <= 1: nothing overflows and small results keep their bits */
     const vf32 one = vf32_set1(1.0f);
-    const vf32 t = vf32_exp(vf32_neg(vf32_abs(x)));
+    const vf32 t = lossc_exp_of_minus_abs_f32(x);
     const vf32 numerator = vf32_select(vf32_lt(x, vf32_zero()), t, one);
     const vf32 sum = vf32_add(one, t), low = vf32_sub(t, vf32_sub(sum, one));
     const vf32 inverse = vf32_div(one, sum);
@@ -193,7 +203,7 @@ static inline vf32 vf32_sigmoid(vf32 x)
 static inline vf32 vf32_softplus(vf32 x)
 {
     /* log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)) */
-    const vf32 t = vf32_exp(vf32_neg(vf32_abs(x)));
+    const vf32 t = lossc_exp_of_minus_abs_f32(x);
     return vf32_add(vf32_max(vf32_zero(), x), vf32_log1p(t));
 }
 

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from lossc.ir import IO, Builder
-from lossc.ir.expr import Expr, absolute, eq, exp, expr, log1p, maximum, sigmoid, trunc, where
+from lossc.ir.expr import Expr, absolute, eq, exp, expr, log1p, maximum, trunc, where
 from lossc.layers.base import Shape
 from lossc.layers.extras import Extra
 from lossc.layers.normalization import ignored_label, mode_of, normaliser
@@ -70,9 +70,9 @@ class SigmoidCrossEntropyLoss(PointLoss):
         self.divide(b, io, usual, o.weight, o.ignored, o.extents, o.dims)
         # log(1 + exp(-|x|)) never overflows, and x (1 - t) is exactly 0 where x is large and t is 1
         if o.positive is None:
-            loss = log1p(exp(-absolute(o.x))) + where(o.x >= 0, o.x * (1.0 - o.t), -(o.x * o.t))
+            loss = log1p(o.decay) + where(o.x >= 0, o.x * (1.0 - o.t), -(o.x * o.t))
         else:
-            softplus = log1p(exp(-absolute(o.x))) + maximum(-o.x, 0.0)  # -log s(x)
+            softplus = log1p(o.decay) + maximum(-o.x, 0.0)  # -log s(x)
             loss = (1.0 - o.t) * o.x + o.slope * softplus
         b.map(self.reduced(io, loss, o.weight, o.ignored, o.extents, o.dims))
 
@@ -80,7 +80,9 @@ class SigmoidCrossEntropyLoss(PointLoss):
         if io.bottom_diff is None:
             return
         o = self._operands(b, io)
-        residual = sigmoid(o.x) - o.t if o.positive is None else (1.0 - o.t) - o.slope * sigmoid(-o.x)
+        residual = o.sigmoid(1.0, o.decay) - o.t
+        if o.positive is not None:
+            residual = (1.0 - o.t) - o.slope * o.sigmoid(o.decay, 1.0)
         if o.ignored is not None:
             residual = where(o.ignored, 0.0, residual)
         dx = io.bottom_diff.reshape(*o.extents)[o.dims]
@@ -98,6 +100,15 @@ class _Operands:
     ignored: Expr | None
     weight: Expr | None
     positive: Expr | None
+
+    @property
+    def decay(self) -> Expr:
+        """exp(-|x|), which loss and gradient share."""
+        return exp(-absolute(self.x))
+
+    def sigmoid(self, above: Expr | float, below: Expr | float) -> Expr:
+        """s(x) of (1, decay), s(-x) of (decay, 1): nothing overflows."""
+        return where(self.x >= 0, above, below) / (1.0 + self.decay)
 
     @property
     def slope(self) -> Expr:

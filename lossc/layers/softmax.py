@@ -23,7 +23,7 @@ class Softmax(Layer):
         axis = self.axis(self.param.softmax_param.axis, io.bottom.ndim)
         x = expr(io.bottom.collapse(axis)["oai"])
         e = exp(x - greatest(x, "a"))
-        b.map((io.top.collapse(axis)["oai"], e / total(e, "a")))
+        b.map((io.top.collapse(axis)["oai"], e * (1.0 / total(e, "a"))))
 
     def backward(self, b: Builder, io: IO) -> None:
         if io.bottom_diff is not None:

@@ -73,14 +73,14 @@ class SoftmaxWithLoss(PointLoss):
             loss = keep * loss + share * total(each, "a")
         stores = [self.reduced(io, loss, o.point_weight, o.ignored, o.points, "oi")]
         if len(io.tops) > 1:
-            stores.append((io.tops[1].reshape(*o.x.shape)["oai"], o.e / o.total))
+            stores.append((io.tops[1].reshape(*o.x.shape)["oai"], o.e * (1.0 / o.total)))
         b.map(*stores)
 
     def backward(self, b: Builder, io: IO) -> None:
         if io.bottom_diff is None:
             return
         o = self._operands(b, io)
-        p, is_label = o.e / o.total, eq(iota(o.x["oai"], "a"), o.labels["oi"])
+        p, is_label = o.e * (1.0 / o.total), eq(iota(o.x["oai"], "a"), o.labels["oi"])
         residual = where(is_label, p - 1.0, p)
         if self.extra("label_smoothing"):
             keep, share = self._smoothing(o)

@@ -77,7 +77,7 @@ static int loss_forward(lossc_net *net, const float *restrict label)
     return 1;
 }
 
-/* ---- loss { SoftmaxWithLoss } forward (loss and gradient in one sweep)    net.prototxt:6    map<o=4xa=6> loss[] = sum_o(min(-log(FLT_MIN) 87.3365447505531, log(sum_a(exp(x[o,a] - max_a(x[o,a])))) - (x[o]@1*[label[o]] - max_a(x[o,a])))) / N 4; x.diff[o,a] = (loss_weight 1 / N 4) * where(a == label[o], exp(x[o,a] - max_a(x[o,a])) / sum_a(exp(x[o,a] - max_a(x[o,a]))) - 1, exp(x[o,a] - max_a(x[o,a])) / sum_a(exp(x[o,a] - max_a(x[o,a])))) */
+/* ---- loss { SoftmaxWithLoss } forward (loss and gradient in one sweep)    net.prototxt:6    map<o=4xa=6> loss[] = sum_o(min(-log(FLT_MIN) 87.3365447505531, log(sum_a(exp(x[o,a] - max_a(x[o,a])))) - (x[o]@1*[label[o]] - max_a(x[o,a])))) / N 4; x.diff[o,a] = (loss_weight 1 / N 4) * where(a == label[o], exp(x[o,a] - max_a(x[o,a])) * (1 / sum_a(exp(x[o,a] - max_a(x[o,a])))) - 1, exp(x[o,a] - max_a(x[o,a])) * (1 / sum_a(exp(x[o,a] - max_a(x[o,a]))))) */
 static void loss_forward_2(const float *restrict x, const float *restrict label, float *restrict loss, float *restrict x_diff)
 {
     const vf32 k = vf32_set1(-INFINITY);
@@ -110,23 +110,24 @@ static void loss_forward_2(const float *restrict x, const float *restrict label,
             const float sum_all = vf32_sum(sum);
             const float label_v = label[o];
             const vf32 all_label_v = vf32_set1(label_v);
-            const vf32 all_sum_all = vf32_set1(sum_all);
+            const float div = 1.0f / sum_all;
+            const vf32 all_div = vf32_set1(div);
             {
                 const ptrdiff_t a = 0;    /* the last 6 */
                 const vf32 x_3 = vf32_add(vf32_set1((float)a), vf32_iota());
                 const mf32 eq = vf32_eq(x_3, all_label_v);
                 const vf32 kept_2 = vf32_load(kept + a);
-                const vf32 div = vf32_div(kept_2, all_sum_all);
-                const vf32 x_4 = vf32_sub(div, k_2);
-                const vf32 where = vf32_select(eq, x_4, div);
-                const vf32 x_5 = vf32_mul(alpha, where);
-                vf32_store_n(x_diff + o * 6 + a, x_5, 6);
+                const vf32 x_4 = vf32_mul(kept_2, all_div);
+                const vf32 x_5 = vf32_sub(x_4, k_2);
+                const vf32 where = vf32_select(eq, x_5, x_4);
+                const vf32 x_6 = vf32_mul(alpha, where);
+                vf32_store_n(x_diff + o * 6 + a, x_6, 6);
             }
             const float log = logf(sum_all);
             const float x_at = x[o * 6 + lossc_pick_f32(label_v, 5.0f) * 1];
-            const float x_6 = x_at - max_all;
-            const float x_7 = log - x_6;
-            const float min = 87.33655f < x_7 ? 87.33655f : x_7;
+            const float x_7 = x_at - max_all;
+            const float x_8 = log - x_7;
+            const float min = 87.33655f < x_8 ? 87.33655f : x_8;
             total = total + min;
         }
         const float all = total;
