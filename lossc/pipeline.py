@@ -48,7 +48,9 @@ class Request:
     the net's name. ``threads``: the team's size where the C function ``create`` is given 0; 0 means all cores.
     ``loss_weights``: what takes the place of the net's own ones, by layer or top: numbers, ``Runtime``, ``Schedule``.
     ``layers``: layer types beyond the built-in ones, by name (``lang.files.collect`` finds them).
-    ``brought``: each call brings the memory of the inputs and of their gradients.
+    ``brought``: each call brings the memory of the inputs and of their gradients. ``check_labels``: labels out of range
+    stop a pass before it writes anything. ``check_finite``: so does the first number that is not finite; this keeps
+    every blob, and costs time.
     """
 
     source: NetSource
@@ -62,6 +64,8 @@ class Request:
     loss_weights: Mapping[str, LossWeight] = field(default_factory=dict)
     layers: Mapping[str, Custom] = field(default_factory=dict)
     brought: bool = False
+    check_labels: bool = True
+    check_finite: bool = False
 
     @property
     def phase(self) -> str:
@@ -79,7 +83,7 @@ class Request:
             self.source.param.SerializeToString(deterministic=True),
             (self.source.file, self.source.lines),
             sorted((at, name, a.shape, a.tobytes()) for at, by in self.source.tables.items() for name, a in by.items()),
-            (self.keep, self.prefix, self.threads, self.brought),
+            (self.keep, self.prefix, self.threads, self.brought, self.check_labels, self.check_finite),
             sorted((name, [tuple(s) for s in shapes]) for name, shapes in self.data_shapes.items()),
             self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
             sorted(self.loss_weights.items(), key=lambda item: item[0]),
@@ -119,11 +123,13 @@ def built_in_function(name: str) -> Function | None:
 
 def passes_of(request: Request) -> tuple[Pass, ...]:
     """The passes that the request's net goes through, in order."""
+    from lossc.passes.finite import FindNonFinite
     from lossc.passes.pipeline import LOWER, OPTIMISE, PLACE
     from lossc.solvers import LowerUpdate, SolverSettings
 
     update = () if request.solver is None else (LowerUpdate(SolverSettings.of(request.solver)),)
-    return LOWER + update + OPTIMISE + PLACE
+    checks = (FindNonFinite(),) if request.check_finite else ()
+    return LOWER + update + OPTIMISE + checks + PLACE
 
 
 def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, tuple[PassRecord, ...]]:
@@ -151,7 +157,8 @@ def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, t
         tables=source.tables,
     )
     _check_keep(request, [top for call in graph.calls for top in call.tops])
-    graph.options["keep"] = request.keep
+    graph.options["keep"] = "all" if request.check_finite else request.keep
+    graph.options["check_labels"] = request.check_labels
     graph.options["brought"] = request.brought
     manager = PassManager(passes)
     try:

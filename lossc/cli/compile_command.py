@@ -112,6 +112,6 @@ def _request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]:
     shapes = Feed(source, args.data).shapes
     request = Request(
         source, keep, args.target, args.dtype, param, shapes, args.name, args.threads or 0, loss_weights(args),
-        own_layers(args.layer),
+        own_layers(args.layer), check_labels=args.check_labels, check_finite=args.check_finite,
     )  # fmt: skip
     return request, solver

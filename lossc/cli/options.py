@@ -48,6 +48,10 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     add(parser, "dtype", default="float32", choices=("float32", "float64"), help="default: float32")
     add(parser, "layer", action="append", metavar="FILE", help="a Python file that defines layer types (repeatable)")
     weight = "a loss_weight that can be set between steps; VALUE: where it starts (the net's own)"
+    help = "labels out of range go unnoticed, and are read past the end of rows"
+    add(parser, "no-check-labels", dest="check_labels", action="store_false", help=help)
+    help = "stop at the first number that is not finite, and name its layer, blob and index; slower"
+    add(parser, "check-finite", action="store_true", help=help)
     add(parser, "runtime-weight", action="append", default=[], metavar="LOSS[=VALUE]", help=weight)
     weight = "another loss_weight: a number, or a schedule such as step:0.3,gamma=0.1,stepsize=1000"
     add(parser, "loss-weight", action="append", default=[], metavar="LOSS=WEIGHT", help=weight)

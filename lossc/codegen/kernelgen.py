@@ -262,6 +262,11 @@ class KernelWriter:
         while outer and (shape[outer - 1] == 1 or strides[outer - 1] == run):
             run, outer = run * shape[outer - 1], outer - 1
         rows = kernel.values.size // run
+        coordinates: list[dict[str, int]] = []
+        inner = 1
+        for extent in reversed(shape):
+            coordinates.insert(0, {"below": inner, "extent": extent})
+            inner *= extent
         step = max(_CHUNK // run, 1)  # rows in a task
         axes, below = [], 1
         for extent, stride in reversed(list(zip(shape[:outer], strides[:outer], strict=True))):
@@ -271,8 +276,8 @@ class KernelWriter:
             "name": name, "heading": heading, "real": self.style.real, "run": run, "rows": rows, "step": step,
             "tasks": -(-rows // step), "axes": axes, "largest": "FLT_MAX" if self.dtype == "f32" else "DBL_MAX",
             "absolute": "fabsf" if self.dtype == "f32" else "fabs", "layer_string": string(node.layer),
-            "zero": literal(0, self.dtype), "what": string(kernel.what), "section": string(node.section),
-            "blob_string": string(self.graph.blobs[kernel.values.blob].label or kernel.values.blob),
+            "zero": literal(0, self.dtype), "what": string(kernel.what), "label": string(kernel.label),
+            "section": string("backward" if kernel.what == "gradient" else node.section), "coordinates": coordinates,
         }  # fmt: skip
         return Function(
             name, render("check_finite.c.j2", view), ("net", pointer, "net->shared"), -(-rows // step), 0, True

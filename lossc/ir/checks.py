@@ -38,11 +38,15 @@ class CheckLabel(Kernel):
 
 @dataclass(frozen=True)
 class CheckFinite(Kernel):
-    """Stops the pass where a number of ``values`` is not finite. ``what`` they are: "value", "gradient", "parameter"."""
+    """Stops the pass where a number of ``values`` is not finite.
+
+    ``what`` they are: "value", "gradient" or "parameter"; ``label``: of what, as users call it.
+    """
 
     kind: ClassVar[str] = "check_finite"
     values: Ref
     what: str
+    label: str
 
     def inputs(self) -> tuple[Ref, ...]:
         return (self.values,)
@@ -54,4 +58,5 @@ class CheckFinite(Kernel):
         flat = memory.array(self.values).reshape(-1)
         bad = np.flatnonzero(~np.isfinite(flat))
         if bad.size:
-            memory.refuse_value(self.values.blob, self.what, int(bad[0]), float(flat[bad[0]]))
+            at = np.unravel_index(bad[0], self.values.shape)
+            memory.refuse_value(self.label, self.what, tuple(int(i) for i in at), float(flat[bad[0]]))

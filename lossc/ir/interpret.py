@@ -45,8 +45,8 @@ class Interpreter:
     def refuse_label(self, blob: str, index: int, value: float) -> None:
         raise DataError(f'blob "{blob}" holds the label {value:g} at index {index}', fix="labels count from 0")
 
-    def refuse_value(self, blob: str, what: str, index: int, value: float) -> None:
-        raise NumericError(f'the {what} of blob "{blob}" is {value:g} at index {index}')
+    def refuse_value(self, label: str, what: str, index: tuple[int, ...], value: float) -> None:
+        raise NumericError(f'the {what} of "{label}" is {value:g} at {list(index)}')
 
     def _strided(self, blob: str, offset: int, dims: list[tuple[int, int]]) -> np.ndarray:
         root, offset, strides = self.graph.resolve(blob, offset, dims)

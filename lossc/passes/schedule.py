@@ -34,10 +34,7 @@ class Schedule:
                 last_write[w] = n.id
                 readers[w] = []
             before[n.id].discard(n.id)
-            if not n.kernel.writes():  # a check guards everything behind it in its section
-                for other in nodes:
-                    if other.section == n.section and graph.position()[other.id] > graph.position()[n.id]:
-                        before[other.id].add(n.id)
+        _guard(graph, before)
         rank = {n.id: (SECTIONS.index(n.section), k) for k, n in enumerate(nodes)}
         followers: dict[int, list[int]] = {n.id: [] for n in nodes}
         waiting = {i: len(b) for i, b in before.items()}
@@ -57,6 +54,27 @@ class Schedule:
         changed = order != [n.id for n in nodes]
         graph.reorder(order)
         return changed
+
+
+def _guard(graph: Graph, before: dict[int, set[int]]) -> None:
+    """A check goes before all that is behind it in its section; one that needs no kernel of it, before the section.
+
+    So bad labels that come from outside stop a pass before anything is written.
+    """
+    for section in SECTIONS:
+        nodes = graph.section(section)
+        written: set[str] = set()
+        for n in nodes:
+            written.update(roots(graph, n.kernel.writes()))
+        early = [n for n in nodes if not n.kernel.writes() and not written & set(roots(graph, n.kernel.reads()))]
+        first, earlier = {n.id for n in early}, [n.id for n in early]
+        for k, check in enumerate(early):
+            before[check.id].update(earlier[:k])
+        for n in nodes:
+            if n.id not in first:
+                before[n.id].update(earlier)
+                if not n.kernel.writes():
+                    earlier.append(n.id)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lossc.pipeline import Built
 from lossc.resources import runtime_dir
 
 #: What ``get`` and ``set`` of the C interface number so.
-_ITER, _CURRENT_STEP, _PASSES, _THREADS = range(4)
+_ITER, _CURRENT_STEP, _PASSES, _THREADS, _FAILED = range(5)
 
 
 class Native:
@@ -77,6 +77,11 @@ class Native:
         """Why the last forward pass refused its input, if it did."""
         text = self._abi.error(self._net)
         return None if text == self._ffi.NULL else self._ffi.string(text).decode(errors="replace")
+
+    @property
+    def stopped_by(self) -> int:
+        """What stopped the last pass: 0 nothing, 1 a bad label, 2 a number that is not finite."""
+        return int(self._abi.get(self._net, _FAILED))
 
     # ---- memory
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lossc.errors import ArgumentError, DataError, UsageError, WeightsError
+from lossc.errors import ArgumentError, DataError, NumericError, UsageError, WeightsError
 from lossc.frontend.caffe_pb2 import NetParameter, SolverParameter
 from lossc.frontend.net import NetSource, read_net
 from lossc.frontend.paths import path_text
@@ -65,8 +65,11 @@ class Net:
     layer. ``solver``: a SolverParameter whose update is compiled too; solvers give it. ``loss_weights``: what takes the
     place of the net's own loss_weights, by layer or top: numbers, ``lossc.Runtime``, ``lossc.Schedule``. ``layers``:
     layer types of your own: a Python file, what ``@lossc.loss`` made, a Layer class, or a list of these.
+    ``check_labels``: labels out of range are errors; without the check such labels are read past the end of rows.
+    ``check_finite``: each pass stops at the first number that is not finite, at the cost of time and memory.
 
-    Raises LosscError's kinds: PrototxtError, GraphError, DataError, WeightsError, UsageError, CompilerError.
+    Raises LosscError's kinds: PrototxtError, GraphError, DataError, WeightsError, UsageError, CompilerError; passes
+    raise DataError for labels, NumericError for numbers that are not finite.
     """
 
     def __init__(
@@ -85,6 +88,8 @@ class Net:
         solver: SolverParameter | None = None,
         loss_weights: Mapping[str, LossWeight] | None = None,
         layers: Any = None,
+        check_labels: bool = True,
+        check_finite: bool = False,
     ) -> None:
         if not isinstance(file, NetSource):
             level = whole_number("level", level, -(2**31), 2**31 - 1)
@@ -106,7 +111,7 @@ class Net:
                 raise ArgumentError(f'the loss_weight of "{loss}" is {weight!r:.60}', fix=fix)
         self.request = Request(
             file, kept, target, dtype, solver, self._feed.shapes, loss_weights=dict(loss_weights or {}),
-            layers=own_layers(layers),
+            layers=own_layers(layers), check_labels=check_labels, check_finite=check_finite,
         )
         self.native = Native(build(self.request), threads or 0, seed)
         manifest = self.native.manifest
@@ -219,6 +224,8 @@ class Net:
     def backward(self) -> None:
         """The backward pass of the last forward pass; gradients of parameters add to what is there."""
         self.native.backward()
+        if self.request.check_finite and self.native.error is not None:
+            self._checked(float("nan"))
 
     def forward_backward(self, **inputs: Any) -> float:
         """Both passes in one go; returns the total weighted loss. Raises as ``forward``."""
@@ -242,13 +249,14 @@ class Net:
     def _checked(self, loss: float) -> float:
         if loss == loss or (message := self.native.error) is None:
             return loss
+        kind, fix = (DataError, _LABEL_FIX) if self.native.stopped_by == 1 else (NumericError, None)
         for index, layer in enumerate(self._source.param.layer):
             prefix = f'layer "{layer.name}": '
             if message.startswith(prefix):
                 line = self._source.line(index)
                 told = message.removeprefix(prefix)
-                raise DataError(told, fix=_LABEL_FIX, layer=layer.name, file=self._source.file, line=line)
-        raise DataError(message, fix=_LABEL_FIX, file=self._source.file)
+                raise kind(told, fix=fix, layer=layer.name, file=self._source.file, line=line)
+        raise kind(message, fix=fix, file=self._source.file)
 
     # ---- files
 

@@ -49,6 +49,8 @@ class Solver:
         log: Log | None = None,
         loss_weights: Mapping[str, LossWeight] | None = None,
         layers: Any = None,
+        check_labels: bool = True,
+        check_finite: bool = False,
     ) -> None:
         self.source = _read(source)
         param = self.param = self.source.param
@@ -60,7 +62,7 @@ class Solver:
         with located(self.source):
             self.net = Net(
                 train, train.phase, None, keep, threads, target, dtype, seed, data=data, solver=param,
-                loss_weights=loss_weights, layers=layers,
+                loss_weights=loss_weights, layers=layers, check_labels=check_labels, check_finite=check_finite,
             )  # fmt: skip
         tests = self.source.test_nets()
         if not isinstance(test_data, (Sequence, NoneType)) or isinstance(test_data, str):
@@ -71,7 +73,8 @@ class Solver:
         self.test_nets = [
             Net(
                 each, each.phase, None, (), threads, target, dtype, seed, data=feed,
-                loss_weights=_known_weights(each, loss_weights or {}), layers=layers,
+                loss_weights=_known_weights(each, loss_weights or {}), layers=layers, check_labels=check_labels,
+                check_finite=check_finite,
             )  # fmt: skip
             for each, feed in zip(tests, feeds, strict=True)
         ]

@@ -332,9 +332,9 @@ def test_check_label(labels: list[float], ignore: int | None, wrong: tuple[float
 
 def test_check_finite() -> None:
     m = Memory(x=(2, 3))
-    m.run(CheckFinite(m("x"), "value"))
+    m.run(CheckFinite(m("x"), "value", "conv"))
     m.set("x", [[0, 1, 2], [3, -np.inf, np.nan]])
-    with pytest.raises(NumericError, match='value of blob "x" is -inf at index 4'):
+    with pytest.raises(NumericError, match=r'the value of "conv" is -inf at \[1, 1\]'):
         m.interpreter.run(["forward"])
 
 

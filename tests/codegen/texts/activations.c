@@ -35,6 +35,7 @@ struct lossc_net {
     double bad_value;
     ptrdiff_t bad_index;
     const char *bad_layer, *bad_blob, *bad_what, *bad_section;
+    char bad_at[160];
     long last_class;
     char message[512];
 };
@@ -120,8 +121,8 @@ static double finish(lossc_net *net)
 {
     if (net->failed == LOSSC_NOT_FINITE) {
         (void)snprintf(net->message, sizeof net->message,
-                       "layer \"%s\": in %s, the %s of blob \"%s\" is %g at index %lld", net->bad_layer, net->bad_section,
-                       net->bad_what, net->bad_blob, net->bad_value, (long long)net->bad_index);
+                       "layer \"%s\": in %s, the %s of \"%s\" is %g at %s", net->bad_layer, net->bad_section,
+                       net->bad_what, net->bad_blob, net->bad_value, net->bad_at);
         return (double)NAN;
     }
     if (net->failed) {
