@@ -110,15 +110,16 @@ def _measured(args: argparse.Namespace, iterations: int) -> Report:
     from lossc.runtime.net import Net
 
     request = _request(args)
+    inputs = [top for layer in request.source.param.layer if layer.type == "Input" for top in layer.top]
+    if inputs:
+        fix = "explain a net whose data layers read some, or call net.explain() in Python after a forward pass"
+        raise UsageError(f"nothing fills the input {inputs[0]}", fix=fix, file=request.source.file)
     keep, solver = losses_of(request), request.solver
     net = Net(
         request.source, args.phase, None, keep, args.threads, args.target, args.dtype,
         solver.random_seed if solver is not None and solver.random_seed >= 0 else 1,
         data=args.data, solver=solver, loss_weights=request.loss_weights, layers=request.layers,
     )  # fmt: skip
-    if net.inputs:
-        fix = "explain a net whose data layers read some, or call net.explain() in Python after a forward pass"
-        raise UsageError(f"nothing fills the input {net.inputs[0]}", fix=fix, file=request.source.file)
     given = [*(solver.weights if solver is not None else ()), args.weights]
     for path in filter(None, (each.strip() for paths in given for each in paths.split(","))):
         net.copy_from(path)

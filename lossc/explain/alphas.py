@@ -21,6 +21,7 @@ def find_alphas(compiled: Compiled) -> list[Alpha]:
     dtype = program.manifest["dtype"]
     held = {t.held: t for t in graph.losses if t.held}
     labels = {t.held: graph.declared[t.blob].label for t in graph.losses if t.held}
+    seeds = {f"{t.blob}.diff" for t in graph.losses}
     places = {place.node: place for place in program.functions}
     lines = program.source.split("\n")
     found: list[Alpha] = []
@@ -31,7 +32,8 @@ def find_alphas(compiled: Compiled) -> list[Alpha]:
         search = _Search(lines, place.first, place.last)
         derivations = dict(_numbers(node))
         for e in derivations:
-            role = "total" if "loss_total" in node.kernel.writes() else "gradient"
+            written = set(node.kernel.writes())
+            role = "total" if "loss_total" in written else "seed" if written <= seeds and _is_fill(node) else "gradient"
             if isinstance(e, Scalar):
                 losses = tuple(dict.fromkeys(leaf.source for leaf in e.leaves() if leaf.why == "loss_weight"))
                 value, derivation = e.value(dtype), derivations[e]
@@ -75,6 +77,13 @@ def _is_number(e: Expr) -> bool:
     loads = [p for p in parts if isinstance(p, Load)]
     plain = all(isinstance(p, (Const, Load)) or (isinstance(p, Op) and p.name in ("mul", "div")) for p in parts)
     return plain and len(loads) == 1 and not loads[0].access.dims
+
+
+def _is_fill(node: Node) -> bool:
+    """Whether a kernel stores one number everywhere, as Caffe does in a loss's diff."""
+    stores = node.kernel.stores if isinstance(node.kernel, Map) else ()
+    values = [s.value for s in stores]
+    return bool(values) and all(isinstance(v, Const) or (isinstance(v, Load) and not v.access.dims) for v in values)
 
 
 def _weighted(scalar: Scalar) -> bool:

@@ -40,7 +40,8 @@ class Loss:
 class Alpha:
     """A place in the C where the weight of one or more losses stands.
 
-    ``role``: "gradient", or "total" for the sum that the forward pass returns. ``literal``: the number as it is written
+    ``role``: "gradient"; "total" for the sum that the forward pass returns; "seed" where the weight is stored as the
+    loss's own diff, which happens only if that diff must stay readable. ``literal``: the number as it is written
     there; of a weight that can change, the expression that reads it. ``line``: in net.c. ``function``: the C function.
     """
 
