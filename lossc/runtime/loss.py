@@ -78,7 +78,7 @@ def compile_loss(
         named, parameters = parameters, {}
     bottoms = {bottom: tuple(int(e) for e in _shape(bottom, shape)) for bottom, shape in named.items()}
     wanted = _wanted(name, function, bottoms, parameters, grad)
-    source = _net(name, function, bottoms, parameters, wanted, float(weight))
+    source = _net(name, function, bottoms, parameters, wanted, float(weight), name in customs)
     request = Request(source, tuple(wanted), isa, dtype, prefix="loss", layers=customs, brought=True)
     return CompiledLoss(request, bottoms, wanted, threads or 0)
 
@@ -133,8 +133,9 @@ def _net(
     parameters: Mapping[str, Any],
     wanted: Sequence[str],
     weight: float,
+    own: bool,
 ) -> NetSource:
-    """A net of the inputs and the one loss."""
+    """A net of the inputs and the one loss; ``own``: not a built-in one."""
     net = NetParameter(name=name)
     net.state.phase = TRAIN
     for bottom, shape in bottoms.items():
@@ -145,10 +146,13 @@ def _net(
     layer.top.append("loss" if "loss" not in bottoms else f"{name} loss")
     layer.loss_weight.append(weight)
     layer.propagate_down.extend(bottom in wanted for bottom in bottoms)
-    if parameters and function is not None:
+    if parameters and own:
         layer.python_param.param_str = repr(dict(parameters))
-    elif parameters:
-        raise UsageError(f"{name} takes no parameters by keyword: {', '.join(parameters)}", fix="shapes={...}")
+    for key, value in {} if own else parameters.items():
+        entry = layer.lossc_param.entry.add(name=key)
+        for each in value if isinstance(value, (tuple, list)) else [value]:
+            kind = "truth" if isinstance(each, bool) else "text" if isinstance(each, str) else "number"
+            entry.value.add(**{kind: each})
     line = None if function is None else function.line
     return NetSource(net, "" if function is None else function.file, (*(None for _ in bottoms), line))
 
