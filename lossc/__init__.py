@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lossc.errors import LosscError as LosscError
+    from lossc.frontend.netspec import NetSpec as NetSpec
+    from lossc.frontend.netspec import layers as L  # noqa: F401
+    from lossc.frontend.netspec import params as P  # noqa: F401
     from lossc.lang.function import Param as Param
     from lossc.lang.function import layer as layer
     from lossc.lang.function import loss as loss
@@ -40,7 +43,10 @@ _PLACES = {
     **dict.fromkeys(_LANGUAGE, "lossc.lang.functions"),
     "Blob": "lossc.runtime.blob",
     "LosscError": "lossc.errors",
+    "L": "lossc.frontend.netspec:layers",
     "Net": "lossc.runtime.net",
+    "NetSpec": "lossc.frontend.netspec",
+    "P": "lossc.frontend.netspec:params",
     "Param": "lossc.lang.function",
     "Runtime": "lossc.loss_weight",
     "Schedule": "lossc.loss_weight",
@@ -52,8 +58,8 @@ _PLACES = {
 }
 
 __all__ = [
-    "TEST", "TRAIN", "Blob", "LosscError", "Net", "Param", "Runtime", "Schedule", "Solver", "__version__",
-    "compile_loss", "get_solver", "layer", "loss",
+    "L", "P", "TEST", "TRAIN", "Blob", "LosscError", "Net", "NetSpec", "Param", "Runtime", "Schedule", "Solver",
+    "__version__", "compile_loss", "get_solver", "layer", "loss",
 ]  # fmt: skip
 
 
@@ -62,7 +68,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'lossc' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_PLACES[name]), name)
+    module, _, other = _PLACES[name].partition(":")
+    value = getattr(import_module(module), other or name)
     globals()[name] = value
     return value
 
