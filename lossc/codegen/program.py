@@ -139,6 +139,8 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
                 "param_shapes": [list(s.shape) for s in c.layer.params(*[graph.declared[b].shape for b in c.bottoms])],
                 "is_input": bool(getattr(c.layer, "is_input", False)),
                 "tops": [graph.declared[t].label for t in c.tops],
+                "bottoms": [graph.declared[t].label for t in c.bottoms],
+                "propagates": [c.layer.propagates_to(k) for k in range(len(c.bottoms))],
             }
             for c in graph.calls
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from os import PathLike, fspath
 from types import NoneType
 from typing import Any
@@ -18,6 +19,7 @@ from lossc.frontend.solver import SolverSource, located, read_solver
 from lossc.frontend.weights import SolverStateData
 from lossc.loss_weight import LossWeight
 from lossc.runtime.arguments import whole_number
+from lossc.runtime.debug import backward_lines, forward_lines
 from lossc.runtime.feed import Override
 from lossc.runtime.loglines import Log, Smoothed, add_to, mean_of, number, output_lines
 from lossc.runtime.net import Net
@@ -58,6 +60,7 @@ class Solver:
         if param.snapshot:
             check_prefix(param.snapshot_prefix, self.source.file, self.source.line("snapshot_prefix"))
         seed = param.random_seed if param.random_seed >= 0 else 1
+        keep = "all" if param.debug_info else keep  # what debug_info shows must be there to be read
         train = self.source.train_net()
         with located(self.source):
             self.net = Net(
@@ -72,7 +75,7 @@ class Solver:
             raise UsageError(f"{len(feeds)} test_data for {len(tests)} test nets", fix="give one for each, or none")
         self.test_nets = [
             Net(
-                each, each.phase, None, (), threads, target, dtype, seed, data=feed,
+                each, each.phase, None, "all" if param.debug_info else (), threads, target, dtype, seed, data=feed,
                 loss_weights=_known_weights(each, loss_weights or {}), layers=layers, check_labels=check_labels,
                 check_finite=check_finite,
             )  # fmt: skip
@@ -85,8 +88,6 @@ class Solver:
         self._smoothed = Smoothed(param.average_loss, native.dtype)
         self._request: str | None = None
         self._callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
-        if param.debug_info:
-            self._log("lossc", 'debug_info has no effect: compiled nets do not print each blob; keep="all" shows them')
         for paths in param.weights:
             for path in filter(None, (each.strip() for each in paths.split(","))):
                 self.load_weights(path)
@@ -169,10 +170,10 @@ class Solver:
                 self.test_all()
             for on_start, _ in self._callbacks:
                 on_start()
-            self._smoothed.add(self._passes())
+            display = bool(param.display) and iteration % param.display == 0
+            self._smoothed.add(self._passes(display and param.debug_info))
             for _, on_gradient in self._callbacks:
                 on_gradient()
-            display = bool(param.display) and iteration % param.display == 0
             if display:
                 now = time.perf_counter()
                 self._show(iteration, iteration - shown, now - since)
@@ -191,11 +192,13 @@ class Solver:
         self.net.native.update()
         self.net.native.iter = iteration
 
-    def _passes(self) -> float:
+    def _passes(self, debug: bool) -> float:
         kind = self.net.native.dtype.type
         total = kind(0)
         for _ in range(self.param.iter_size):
             total += kind(self.net.forward_backward())
+            for place, text in chain(forward_lines(self.net), backward_lines(self.net)) if debug else ():
+                self._log(place, text)
         return float(total / kind(self.param.iter_size))
 
     def _show(self, iteration: int, made: int, seconds: float) -> None:
@@ -244,6 +247,8 @@ class Solver:
         loss = kind(0)
         for _ in range(batches):
             add_to(sums, net.forward(), net.outputs)
+            for place, text in forward_lines(net) if self.param.debug_info else ():
+                self._log(place, text)
             loss += kind(net.loss)
         means = mean_of(sums, batches)
         if self.param.test_compute_loss:
