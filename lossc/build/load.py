@@ -8,6 +8,9 @@ neither ``cffi`` nor pycparser, only the small extension ``_cffi_backend``.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,12 +29,31 @@ def load_library(path: Path, cdef: str) -> tuple[Any, Any]:
     """
     ffi = _ffi(cdef)
     try:
-        return ffi, ffi.dlopen(str(path), ffi.RTLD_NOW | ffi.RTLD_LOCAL | ffi.RTLD_NODELETE)
+        with _short_waits():
+            return ffi, ffi.dlopen(str(path), ffi.RTLD_NOW | ffi.RTLD_LOCAL | ffi.RTLD_NODELETE)
     except OSError as error:
         raise CompilerError(
             f"the compiled library cannot be loaded: {error}",
             fix="let LOSSC_CACHE name a folder from which programs may run; else run `lossc cache clear`",
         ) from error
+
+
+@contextmanager
+def _short_waits() -> Iterator[None]:
+    """GNU's OpenMP, if it is loaded now, lets a thread wait a tenth of a millisecond before it sleeps, not for 15.
+
+    Where other programs want the cores too, threads that wait busily for one that does not run stop it for long. What
+    the user says in the environment holds.
+    """
+    name = "GOMP_SPINCOUNT"
+    if name in os.environ or "OMP_WAIT_POLICY" in os.environ:
+        yield
+        return
+    os.environ[name] = "4000"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @lru_cache(maxsize=16)
