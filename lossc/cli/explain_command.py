@@ -96,8 +96,10 @@ def _request(args: argparse.Namespace) -> Request:
         source = read_net(net_file(args), phase=args.phase, level=args.level, stages=stages(args))
     param = solver.param if solver is not None else None
     shapes = Feed(source, args.data).shapes
-    weights, layers = loss_weights(args), own_layers(args.layer)
-    return Request(source, (), args.target, args.dtype, param, shapes, "", args.threads or 0, weights, layers)
+    return Request(
+        source, (), args.target, args.dtype, param, shapes, "", args.threads or 0, loss_weights(args),
+        own_layers(args.layer), check_labels=args.check_labels, check_finite=args.check_finite,
+    )  # fmt: skip
 
 
 def _measured(args: argparse.Namespace, iterations: int) -> Report:
@@ -119,6 +121,7 @@ def _measured(args: argparse.Namespace, iterations: int) -> Report:
         request.source, args.phase, None, keep, args.threads, args.target, args.dtype,
         solver.random_seed if solver is not None and solver.random_seed >= 0 else 1,
         data=args.data, solver=solver, loss_weights=request.loss_weights, layers=request.layers,
+        check_labels=args.check_labels, check_finite=args.check_finite,
     )  # fmt: skip
     given = [*(solver.weights if solver is not None else ()), args.weights]
     for path in filter(None, (each.strip() for paths in given for each in paths.split(","))):

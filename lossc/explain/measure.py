@@ -75,7 +75,7 @@ class _Probe:
         settable = {
             x.layer if layers.count(x.layer) == 1 else x.loss: Runtime(net.loss_weights[x.loss]) for x in weighted
         }
-        request = replace(net.request, keep=keep, solver=None, loss_weights=settable)
+        request = replace(net.request, keep=keep, solver=None, loss_weights=settable, check_finite=False)
         self.native = Native(build(request), net.native.threads, net.seed)
         self.weights = {x.loss: net.loss_weights[x.loss] for x in weighted}
         self._passes = max(net.native.passes - 1, 0)
@@ -173,7 +173,7 @@ def _divisors(net: Net, lowered: Graph, losses: Sequence[Loss]) -> dict[str, flo
         value = 1.0
         for e in divisors(lowered, x.layer, x.loss):
             if isinstance(e, Const):
-                value *= e.scalar.value()
+                value *= abs(e.scalar.value())
             elif isinstance(e, Load) and _run(lowered, memory, e.access.blob):
                 value *= float(memory[e.access.blob])
             else:

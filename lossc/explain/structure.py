@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -87,8 +87,10 @@ def _normaliser(lowered: Graph, layer: str, loss: str) -> tuple[str, str, float 
     known = True
     for e in divisors(lowered, layer, loss):
         if isinstance(e, Const):
-            texts.append(e.scalar.history)
-            value *= e.scalar.value()
+            # layers let a loss's sign be part of what they divide by
+            scalar = e.scalar if e.scalar.op else replace(e.scalar, number=abs(e.scalar.number))
+            texts.append(scalar.history)
+            value *= scalar.value()
         else:
             texts.append(_counted(lowered, e))
             known = False

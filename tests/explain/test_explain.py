@@ -277,3 +277,23 @@ def test_json_has_the_documented_form() -> None:
     wild = net.explain()
     assert math.isnan(wild.total or 0) and json.loads(json.dumps(wild.to_json(), allow_nan=False))["total"] == "nan"
     assert any("not finite" in w for w in wild.warnings)
+
+
+@pytest.mark.parametrize(
+    ("type_", "target"),
+    [
+        ("HuberLoss", "y"), ("KLDivLoss", "y"), ("FocalLoss", "label"), ("CosineEmbeddingLoss", "y"),
+        ("HingeLoss", "label"),
+    ],  # fmt: skip
+)
+def test_losses_of_all_kinds_are_followed_into_the_c(type_: str, target: str) -> None:
+    text = 'layer { name: "y" type: "Input" top: "y" input_param { shape { dim: 8 dim: 4 } } }\n' + INPUTS
+    ends = f"ip {target}" + (" label" if type_ == "CosineEmbeddingLoss" else "")
+    text += fc("ip", "data", 4) + layer(type_, "loss", ends, "loss", "loss_weight: 0.5")
+    net = lossc.Net(source(text), lossc.TRAIN, threads=1)
+    random = np.random.default_rng(2)
+    net.forward_backward(data=random.normal(size=(8, 12)), label=np.ones(8), y=random.random((8, 4)))
+    report = net.explain()
+    check_lines(report)
+    check_weights(report)
+    assert report.total == net.loss and report.losses[0].divisor in (8, 32) and not report.warnings
