@@ -40,6 +40,8 @@ class Native:
             raise MemoryError(f"{size / 2**20:.0f} MiB for the net {built.manifest['net']!r} cannot be had")
         self._net = self._ffi.gc(handle, self._abi.destroy)
         self._arena = self._bytes(self._abi.memory(self._net, 0), built.manifest["bytes"]["arena"])
+        #: Both passes; looked up once, as small nets take no longer than the look-up. Returns the total loss.
+        self.forward_backward: Callable[[], float] = partial(self._abi.forward_backward, self._net)
         self._params = [self._own_param(k) for k in range(len(built.manifest["params"]))]
 
     # ---- running
@@ -49,9 +51,6 @@ class Native:
 
     def backward(self) -> None:
         self._abi.backward(self._net)
-
-    def forward_backward(self) -> float:
-        return float(self._abi.forward_backward(self._net))
 
     def caller(self, addresses: np.ndarray) -> Callable[[], float]:
         """One forward and backward pass on memory that is not the net's, see ``Request.brought``.
