@@ -20,6 +20,7 @@ VERBS = {
     "compile": "write a net as C with header and library, for use without Python",
     "inspect": "show what the compiler makes of a net",
     "explain": "show where each loss_weight went, and what the losses and their gradients are",
+    "check": "compare the gradients of a loss, or of each layer of a net, with differences",
     "cache": "show or clear the cache of compiled nets",
 }
 
