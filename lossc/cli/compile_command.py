@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossc.cli.options import add, add_build, add_net, loss_weights, net_file, stages
+from lossc.cli.options import add, add_build, add_net, given_path, loss_weights, net_file, stages
 from lossc.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_net(parser, phase="train")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("-o", "--output", required=True, type=given_path, metavar="DIR", help="the folder to write")
     add(parser, "solver", metavar="FILE", help="compile this solver's update too; NET is its net unless given")
     add(parser, "name", default="", metavar="NAME", help="prefix of the C functions (the net's name)")
     add(parser, "keep", default="", metavar="A,B", help='blobs that stay readable besides outputs; "all" for every one')

@@ -13,13 +13,33 @@ if TYPE_CHECKING:
 
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
-    value = int(text)
+    value = int32(text)
     if value < 1:
         raise ValueError
     return value
 
 
-positive.__name__ = "whole number of 1 or more"  # argparse's message says: invalid ... value
+def int32(text: str) -> int:
+    """A whole number that fits the fields of Caffe's messages, for argparse."""
+    value = int(text)
+    if not -(2**31) <= value < 2**31:
+        raise ValueError
+    return value
+
+
+# argparse's message says: invalid ... value
+positive.__name__ = "whole number of 1 or more"
+int32.__name__ = "whole number of 32 bits"
+
+
+def given_path(text: str) -> str:
+    """A path that is not empty, as that of an unset variable in a script would be; for argparse."""
+    if not text.strip(" ,"):
+        raise ValueError
+    return text
+
+
+given_path.__name__ = "path (it is empty)"
 
 
 def add(parser: Any, name: str, **options: Any) -> None:
@@ -32,7 +52,7 @@ def add_net(parser: argparse.ArgumentParser, *, phase: str) -> None:
     parser.add_argument("net", nargs="?", metavar="NET", help="the net's prototxt file")
     add(parser, "model", metavar="NET", help="the same, as Caffe has it")
     add(parser, "phase", default=phase, choices=("train", "test"), type=str.lower, help=f"default: {phase}")
-    add(parser, "level", type=int, default=0, metavar="N", help="the level of the net's state (0)")
+    add(parser, "level", type=int32, default=0, metavar="N", help="the level of the net's state (0)")
     add(parser, "stage", default="", metavar="A,B", help="the stages of the net's state")
     add_data(parser)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 
 from lossc.cli.log import Logger
-from lossc.cli.options import add, add_build, add_net, loss_weights, net_file, positive, stages
+from lossc.cli.options import add, add_build, add_net, given_path, loss_weights, net_file, positive, stages
 from lossc.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_net(parser, phase="test")
-    add(parser, "weights", required=True, metavar="FILE,...", help="the trained weights (.caffemodel or .h5)")
+    text = "the trained weights (.caffemodel or .h5)"
+    add(parser, "weights", required=True, type=given_path, metavar="FILE,...", help=text)
     add(parser, "iterations", type=positive, default=50, metavar="N", help="batches (50)")
     add_build(parser)
 

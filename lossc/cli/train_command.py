@@ -11,7 +11,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from lossc.cli.log import Logger
-from lossc.cli.options import add, add_build, add_data, loss_weights, only_one, positive
+from lossc.cli.options import add, add_build, add_data, given_path, loss_weights, only_one, positive
+from lossc.errors import SolverError
 
 if TYPE_CHECKING:
     from lossc.runtime.solver import Solver
@@ -22,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "solver", metavar="SOLVER", help="the same, as Caffe has it")
     add_data(parser)
     start = parser.add_mutually_exclusive_group()
-    add(start, "weights", metavar="FILE,...", help="start from these weights (.caffemodel or .h5)")
-    add(start, "snapshot", metavar="FILE", help="go on from this snapshot (.solverstate or .solverstate.h5)")
+    add(start, "weights", type=given_path, metavar="FILE,...", help="start from these weights (.caffemodel or .h5)")
+    text = "go on from this snapshot (.solverstate or .solverstate.h5)"
+    add(start, "snapshot", type=given_path, metavar="FILE", help=text)
     add(parser, "iterations", type=positive, metavar="N", help="in place of the solver's max_iter")
     add_build(parser)
     parser.epilog = "Ctrl-C stops after the running iteration and writes a snapshot; SIGHUP writes one and goes on."
@@ -36,6 +38,9 @@ def run(args: argparse.Namespace) -> int:
     source = read_solver(only_one(args.file, args.solver, "solver", "SOLVER"))
     if args.iterations:
         source.param.max_iter = args.iterations
+    if not source.param.HasField("max_iter"):
+        fix = "add max_iter: 10000, for example, or give --iterations"
+        raise SolverError("max_iter, the number of iterations, is missing", fix=fix, file=source.file)
     log = Logger()
     solver = Solver(
         source, threads=args.threads, target=args.target, dtype=args.dtype, data=args.data, log=log,

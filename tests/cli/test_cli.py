@@ -213,6 +213,12 @@ def test_errors_are_one_message(
         ["train", "s", "--threads", "0"],
         ["train", "s", "--weights", "a", "--snapshot", "b"],
         ["cache", "x"],
+        ["train", "s", "--iterations", "99999999999999"],
+        ["train", "s", "--weights", ""],
+        ["train", "s", "--snapshot="],
+        ["test", "n", "--weights", ","],
+        ["compile", "n", "-o", ""],
+        ["inspect", "n", "--level", "99999999999"],
     ],
 )
 def test_wrong_calls_exit_with_2(command: list[str], capfd: pytest.CaptureFixture[str]) -> None:
@@ -244,6 +250,13 @@ def test_output_that_is_full_or_closed(folder: Path) -> None:
     closed = ["sh", "-c", '"$@" >&-', "sh", *command]
     done = subprocess.run(closed, env=environment, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0 and done.stderr == ""
+
+
+def test_training_needs_an_end(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (folder / "solver.prototxt").write_text(SOLVER.replace("max_iter: 4", ""))
+    assert main(["train", "solver.prototxt"]) == 1
+    assert "solver.prototxt: max_iter, the number of iterations, is missing" in capfd.readouterr().err
+    assert main(["train", "solver.prototxt", "--iterations", "2"]) == 0
 
 
 def test_what_cannot_be_written_exits_with_1(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
