@@ -34,6 +34,25 @@ def weighted(value: float, weight: float, dtype: np.dtype) -> str:
     return f" (* {number(weight)} = {number(dtype.type(weight) * dtype.type(value))} loss)"
 
 
+#: What losses become where no probability of a label can be told from 0: the value, and where it comes from.
+_CLIPPED = {
+    "SoftmaxWithLoss": (-126 * np.log(0.5), "-log(FLT_MIN)"),
+    "MultinomialLogisticLoss": (-np.log(1e-20), "-log(1e-20)"),
+}
+
+
+def saturation(layer_type: str, name: str, value: float) -> str | None:
+    """What to say of a loss that has reached the value at which Caffe clips it; None where it has not."""
+    worst, why = _CLIPPED.get(layer_type, (0.0, ""))
+    if not worst or not np.isclose(value, worst, rtol=1e-5, atol=0):
+        return None
+    return (
+        f'"{name}" is {number(value)} = {why}: the probability of every label underflowed, and is clipped there. The '
+        "scores have grown too far apart: lower the learning rate, or scale the inputs; check_finite (--check-finite) "
+        "tells whether numbers overflow, and where first"
+    )
+
+
 class Smoothed:
     """Caffe's average_loss: the mean of the last n losses, updated in the net's dtype.
 

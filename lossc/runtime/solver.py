@@ -21,7 +21,7 @@ from lossc.loss_weight import LossWeight
 from lossc.runtime.arguments import whole_number
 from lossc.runtime.debug import backward_lines, forward_lines
 from lossc.runtime.feed import Override
-from lossc.runtime.loglines import Log, Smoothed, add_to, mean_of, number, output_lines
+from lossc.runtime.loglines import Log, Smoothed, add_to, mean_of, number, output_lines, saturation
 from lossc.runtime.net import Net
 from lossc.runtime.snapshot import check_prefix, learned_net, load_state, snapshot_paths
 
@@ -212,6 +212,11 @@ class Solver:
         outputs = {name: net.blobs[name].data for name in net.outputs}
         for line in output_lines("Train", outputs, net.blob_loss_weights, net.native.dtype):
             self._log("solver.cpp:258", line)
+        types = {layer["name"]: layer["type"] for layer in net.manifest["layers"]}
+        for loss in net.manifest["losses"]:
+            data = outputs.get(loss["blob"])
+            if data is not None and data.ndim == 0 and (text := saturation(types[loss["layer"]], loss["blob"], data)):
+                self._log("lossc", f"Iteration {iteration}: {text}")
 
     def _update(self, iteration: int, display: bool) -> None:
         """The update, then what Caffe says of it: the rate is asked for once only, by the compiled code itself."""
