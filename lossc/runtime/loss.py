@@ -174,11 +174,9 @@ class CompiledLoss:
         self.dtype = self._native.dtype
         self._names = list(shapes)
         self._known = list(shapes.items())
-        self._grads = [tuple(shapes[w]) for w in wanted]
-        self._spare: list[list[np.ndarray]] = [[] for _ in wanted]
-        #: Addresses of inputs and gradients, read by the C.
-        self._at = np.zeros(max(len(self._names) + len(wanted), 1), np.uintp)
-        self._call = self._native.caller(self._at)
+        #: Earlier gradients with their addresses, and their shapes.
+        self._spare: list[tuple[list[tuple[np.ndarray, Any]], Shape]] = [([], tuple(shapes[w])) for w in wanted]
+        self._at, self._address_of, self._call = self._native.caller(len(self._names) + len(wanted))
         self._lock = Lock()
         fields = ["loss", *(f"grad_{w}" for w in wanted)]
         self._result: Any = namedtuple("LossValue", fields, rename=True)  # type: ignore[misc]
@@ -190,19 +188,17 @@ class CompiledLoss:
         if named or len(arrays) != len(self._known):
             arrays = self._in_order(arrays, named)
         with self._lock:
-            at, held, k = self._at, [], 0
-            for array, (name, shape) in zip(arrays, self._known, strict=True):
-                if type(array) is not np.ndarray or array.dtype != self.dtype or not array.flags.c_contiguous:
+            at, address_of, held, grads = self._at, self._address_of, [], []
+            for k, (array, (name, shape)) in enumerate(zip(arrays, self._known, strict=True)):
+                if type(array) is not np.ndarray or array.dtype is not self.dtype or not array.flags.c_contiguous:
                     array = self._converted(name, array)
                 if array.shape != shape:
                     raise self._misshapen(name, array.shape, shape)
-                held.append(array)
-                at[k] = array.__array_interface__["data"][0]
-                k += 1
-            grads = [self._fresh(spare, shape) for spare, shape in zip(self._spare, self._grads, strict=True)]
-            for grad in grads:
-                at[k] = grad.__array_interface__["data"][0]
-                k += 1
+                at[k] = address = address_of(array)
+                held.append(address)
+            for k, (spare, shape) in enumerate(self._spare, len(arrays)):
+                array, at[k] = self._fresh(spare, shape)
+                grads.append(array)
             loss = self._call()
             if loss != loss and (message := self._native.error) is not None:
                 raise DataError(message)
@@ -213,14 +209,14 @@ class CompiledLoss:
         """The C."""
         return compile_net(self.request).program.source
 
-    def _fresh(self, spare: list[np.ndarray], shape: Shape) -> np.ndarray:
-        """Memory for a gradient: that of an earlier one that nobody holds any more, where there is one."""
-        for array in spare:
+    def _fresh(self, spare: list[tuple[np.ndarray, Any]], shape: Shape) -> tuple[np.ndarray, Any]:
+        """Memory for a gradient, and its address: an earlier one's that nobody holds any more, where there is one."""
+        for array, address in spare:
             if sys.getrefcount(array) == _UNHELD:
-                return array
+                return array, address
         array = _room(shape, self.dtype)
-        spare[:] = [*spare[-1:], array]
-        return array
+        spare[:] = [*spare[-1:], (array, self._address_of(array))]
+        return spare[-1]
 
     def _in_order(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
         names = self._names
@@ -265,8 +261,8 @@ def _room(shape: Shape, dtype: np.dtype) -> np.ndarray:
     return np.ndarray(shape, dtype, pages)
 
 
-#: What sys.getrefcount says of an array that is in the list of spare ones and in a loop over it.
-_UNHELD = 3
+#: What sys.getrefcount says of an array in the list of spare ones: the list, its address, the loop, its own argument.
+_UNHELD = 4
 
 
 def from_dlpack(name: str, array: Any) -> np.ndarray:

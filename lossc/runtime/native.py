@@ -52,14 +52,14 @@ class Native:
     def backward(self) -> None:
         self._abi.backward(self._net)
 
-    def caller(self, addresses: np.ndarray) -> Callable[[], float]:
-        """One forward and backward pass on memory that is not the net's, see ``Request.brought``.
+    def caller(self, count: int) -> tuple[Any, Callable[[Any], Any], Callable[[], float]]:
+        """For passes on memory that is not the net's, see ``Request.brought``: (addresses, address_of, call).
 
-        ``addresses`` (uintp) holds, whenever the function is called, where the blobs of ``manifest["brought"]`` lie.
+        Before a call, each of the ``count`` addresses is set to ``address_of(array)`` of a contiguous array, which
+        keeps that alive, in the order of ``manifest["brought"]``. The call makes both passes; it returns the loss.
         """
-        call, net = self._abi.call, self._net
-        at = self._ffi.cast("void *const *", addresses.ctypes.data)
-        return lambda: call(net, at)
+        addresses = self._ffi.new("void *[]", max(count, 1))
+        return addresses, self._ffi.from_buffer, partial(self._abi.call, self._net, addresses)
 
     def clear_param_diffs(self) -> None:
         self._abi.clear_param_diffs(self._net)
