@@ -76,7 +76,7 @@ def _report(
         losses=tuple(losses),
         total=measured.total if measured is not None else None,
         alphas=tuple(alphas),
-        zero_heads=tuple(find_zero_heads(graph)),
+        zero_heads=tuple(find_zero_heads(request, graph)),
         joints=measured.joints if measured is not None else (),
         steps=tuple(Step(r.by, r.layer, r.section, r.what, r.why) for r in graph.remarks),
         warnings=(*warnings, *(measured.warnings if measured is not None else ())),

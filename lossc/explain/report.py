@@ -71,12 +71,18 @@ class Step:
 
 @dataclass(frozen=True)
 class ZeroHead:
-    """A head whose loss has weight 0. ``layers``: those that lead to nothing else, with what became of them."""
+    """A head whose loss has weight 0.
+
+    ``layers``: those that lead to nothing else; ``forward`` and ``backward``: kernels that they still have. ``saved``: kernels that the whole net would have more if the weight were not 0, and
+    ``saved_flops`` the floating point operations of the contractions among them.
+    """
 
     loss: str
     layers: tuple[str, ...]
     forward: int
     backward: int
+    saved: int
+    saved_flops: int
     removed: str
     why: str
 

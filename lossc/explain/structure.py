@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lossc.explain.report import Alpha, Box, Edge, Loss, ZeroHead
-from lossc.ir import IO, Graph, LayerCall
+from lossc.ir import IO, Conv, Gemm, Graph, LayerCall
 from lossc.ir.expr import Const, Expr, Load, Op
 from lossc.ir.printer import show_expr
 from lossc.loss_weight import first_value
@@ -154,7 +154,7 @@ def find_joints(graph: Graph) -> list[Found]:
     return out
 
 
-def find_zero_heads(graph: Graph) -> list[ZeroHead]:
+def find_zero_heads(request: Request, graph: Graph) -> list[ZeroHead]:
     """Heads whose loss has weight 0, with the layers that lead to nothing else."""
     zero = {t: graph.declared[t].label for c in graph.calls for k, t in enumerate(c.tops) if _is_zero_head(c, k)}
     produced = {t for c in graph.calls for t in c.tops}
@@ -176,9 +176,25 @@ def find_zero_heads(graph: Graph) -> list[ZeroHead]:
             removed.append(f"forward stays, since {label} is {asked}")
         else:
             removed.append(f"no forward kernels either: nobody looks at {label}")
+        kernels, flops = _saved(request, graph, top)
+        if kernels > 0 or flops > 0:
+            removed.append(f"saves {kernels} kernels" + (f", {flops:,} floating point operations" if flops else ""))
         why = "the weight 0 makes every gradient of the head 0, and adds 0 to the total"
-        out.append(ZeroHead(label, names, forward, backward, "; ".join(filter(None, removed)), why))
+        told = "; ".join(filter(None, removed))
+        out.append(ZeroHead(label, names, forward, backward, kernels, flops, told, why))
     return out
+
+
+def _saved(request: Request, graph: Graph, top: str) -> tuple[int, int]:
+    """How many kernels, and floating point operations of contractions, the net has more with a weight at this top."""
+    call = next(c for c in graph.calls if top in c.tops)
+    name = call.name if sum(bool(w) for w in call.loss_weights) == 0 and len(call.tops) == 1 else graph.label_of[top]
+    weighted, _ = build_graph(replace(request, loss_weights={**request.loss_weights, name: 1.0}))
+    counts = []
+    for each in (weighted, graph):
+        kernels = [n.kernel for n in each.nodes if n.section in ("forward", "backward")]
+        counts.append((len(kernels), sum(k.flops for k in kernels if isinstance(k, (Gemm, Conv)))))
+    return counts[0][0] - counts[1][0], counts[0][1] - counts[1][1]
 
 
 def _leads_only(call: LayerCall, ends: Mapping[str, set[str]], wanted: set[str]) -> bool:

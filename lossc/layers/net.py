@@ -66,6 +66,8 @@ def _change_weight(graph: Graph, name: str, weight: LossWeight) -> None:
     of_layer = [(call, k) for call in graph.calls for k in range(len(call.tops)) if call.name == name]
     weighted = [(call, k) for call, k in of_layer if call.loss_weights[k]]
     found = weighted or of_layer or tops[-1:]
+    if len(found) > 1:  # a layer's name that is also that of one of its tops means the top
+        found = [(call, k) for call, k in found if call.tops[k] == name] or found
     if not found:
         names = [n for call in graph.calls for n in (call.name, *call.tops)]
         near = difflib.get_close_matches(name, names, 1)

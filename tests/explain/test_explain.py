@@ -180,6 +180,10 @@ def test_a_head_of_weight_0_has_no_backward_and_says_so() -> None:
     assert head.forward > 0 and "forward stays, since aux/loss is an output" in head.removed
     assert {b.layer: b.backward for b in report.boxes if b.layer in head.layers} == {"aux/fc": 0, "aux/loss": 0}
     assert not [a for a in report.alphas if "aux/loss" in a.losses]
+    with_weight = explain_request(Request(source(AUX)))
+    kernels = [sum(b.forward + b.backward for b in r.boxes) for r in (with_weight, report)]
+    assert head.saved == kernels[0] - kernels[1] > 0
+    assert head.saved_flops == 2 * (2 * 8 * 9 * 4)  # the gradients of weights and of data of 8 x 9 by 9 x 4
     assert [s.loss for j in report.joints for s in j.shares].count("aux/loss") == 0
     _, unseen = explained(ZERO + layer("Silence", "hush", "aux/loss", ""))
     (head,) = unseen.zero_heads
@@ -223,6 +227,24 @@ def test_weights_that_can_change() -> None:
     assert [s.norm for s in report.joints[0].shares][0] == pytest.approx(
         [s.norm for s in constant.joints[0].shares][0], rel=1e-5
     )
+
+
+def test_an_input_that_is_changed_in_place_is_not_measured_but_said_so() -> None:
+    text = INPUTS + layer("ReLU", "relu", "data", "data") + fc("ip", "data", 4)
+    _, report = explained(text + layer("SoftmaxWithLoss", "loss", "ip label", "loss"))
+    assert report.warnings == (
+        "gradients were not measured: data is changed in place, so that the last batch is gone",
+    )
+    assert report.total is not None and report.losses[0].value == report.total
+
+
+def test_several_weighted_tops_of_one_layer_are_told_apart() -> None:
+    cut = layer("Slice", "left", "ip", "left right", "slice_param { slice_point: 1 } loss_weight: 0.5 loss_weight: -2")
+    net, report = explained(INPUTS + fc("ip", "data", 4) + cut + layer("Silence", "hush", "label", ""))
+    assert [(x.loss, x.weight) for x in report.losses] == [("left", 0.5), ("right", -2.0)]
+    assert report.total == net.loss
+    left, right = report.joints[-1].shares
+    assert right.norm == pytest.approx(left.norm * 4 * math.sqrt(3), rel=1e-5)
 
 
 def test_diff_shows_the_weights_in_question_alone() -> None:

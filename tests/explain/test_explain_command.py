@@ -160,6 +160,6 @@ def test_the_example_of_the_readme(capfd: pytest.CaptureFixture[str], monkeypatc
     told = (root / "README.md").read_text()
     for a in content["alphas"]:
         assert f"{a['derivation']}  " in told and f" {a['literal']} " in told
-    assert [x["loss"] for x in content["losses"]] == ["aux/loss", "loss", "size"]
+    assert [x["loss"] for x in content["losses"]] == ["aux/loss", "loss", "probe/loss"]
     assert content["zero_heads"][0]["removed"] in told
-    assert {x["line"] for x in content["losses"]} == {29, 51, 52}
+    assert {x["line"] for x in content["losses"]} == {29, 51, 59}
