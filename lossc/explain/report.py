@@ -73,8 +73,9 @@ class Step:
 class ZeroHead:
     """A head whose loss has weight 0.
 
-    ``layers``: those that lead to nothing else; ``forward`` and ``backward``: kernels that they still have. ``saved``: kernels that the whole net would have more if the weight were not 0, and
-    ``saved_flops`` the floating point operations of the contractions among them.
+    ``layers``: those that lead to nothing else; ``forward`` and ``backward``: kernels that they still have. ``saved``:
+    kernels that the whole net would have more if the weight were not 0; ``saved_flops``: the floating point operations
+    of the contractions among them.
     """
 
     loss: str
