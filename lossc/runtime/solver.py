@@ -214,8 +214,9 @@ class Solver:
             self._log("solver.cpp:258", line)
         types = {layer["name"]: layer["type"] for layer in net.manifest["layers"]}
         for loss in net.manifest["losses"]:
-            data = outputs.get(loss["blob"])
-            if data is not None and data.ndim == 0 and (text := saturation(types[loss["layer"]], loss["blob"], data)):
+            data = outputs.get(loss["blob"], np.zeros(2))  # not kept where another layer reads it
+            text = saturation(types[loss["layer"]], loss["blob"], float(data)) if data.ndim == 0 else None
+            if text:
                 self._log("lossc", f"Iteration {iteration}: {text}")
 
     def _update(self, iteration: int, display: bool) -> None:
