@@ -122,8 +122,8 @@ def _shapes(
     names = function.bottoms[: max(function.count[0], len(given))]
     n, c, h = (int(e) for e in rng.choice(np.arange(3, 8), 3, replace=False))
     error: LosscError | None = None
-    for full in ((n, c), (n,), (n, c, h, 2)):
-        point = (n, *full[2:])
+    for full in (*given.values(), (n, c), (n,), (n, c, h, 2)):
+        point = (*full[:1], *full[2:])
         for labels in ((), names[1:], names[-1:]):
             shapes = {name: given.get(name, point if name in labels else full) for name in names}
             try:
