@@ -299,31 +299,52 @@ def test_compiled(kind: str, dtype: str) -> None:
     body()
 
 
+OWN_OPTIONS = {
+    "SoftmaxWithLoss": ("", "loss_param { ignore_label: 3 }", "loss_param { normalization: BATCH_SIZE }"),
+    "InfogainLoss": ("", "loss_param { ignore_label: 3 normalization: FULL }"),
+    "HingeLoss": ("hinge_loss_param { norm: L1 }", "hinge_loss_param { norm: L2 }"),
+    "MultinomialLogisticLoss": ("",),
+    "SigmoidCrossEntropyLoss": ("", "loss_param { ignore_label: 1 }"),
+    "EuclideanLoss": ("",),
+    "ContrastiveLoss": (
+        "contrastive_loss_param { margin: 2 }",
+        "contrastive_loss_param { margin: 2 legacy_version: true }",
+    ),
+}
+COMBINED = ("", "reduction: sum", "reduction: none", "normalization: WEIGHTED")
+#: Layer type, Caffe's options and ours; two normalisations at once are an error.
 GRADIENTS = [
-    ("SoftmaxWithLoss", "label_smoothing: 0.2 class_weight: [1, 2, 0.5, 3]"),
-    ("SoftmaxWithLoss", "normalization: WEIGHTED class_weight: [1, 2, 0.5, 3]"),
-    ("InfogainLoss", "reduction: sum class_weight: [1, 2, 0.5, 3]"),
-    ("HingeLoss", "reduction: none class_weight: [1, 2, 0.5, 3]"),
-    ("MultinomialLogisticLoss", "normalization: WEIGHTED class_weight: [1, 2, 0.5, 3]"),
-    ("SigmoidCrossEntropyLoss", "pos_weight: [1, 2, 0.5, 3] class_weight: 2"),
-    ("EuclideanLoss", "normalization: WEIGHTED"),
+    (kind, options, extras)
+    for kind, choices in OWN_OPTIONS.items()
+    for options in choices
+    for extras in COMBINED
+    if not (extras and "normalization" in options)
 ]
+CLASSES = "class_weight: [1, 2, 0.5, 3]"
 
 
 @pytest.mark.parametrize("optimise", [False, True], ids=["lowered", "optimised"])
-@pytest.mark.parametrize(("kind", "extras"), GRADIENTS)
-def test_gradient(kind: str, extras: str, optimise: bool) -> None:
+@pytest.mark.parametrize("scale", [0.25, -2.0])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize(("kind", "options", "extras"), GRADIENTS)
+def test_gradient(kind: str, options: str, extras: str, weighted: bool, scale: float, optimise: bool) -> None:
     rng = np.random.default_rng(3)
-    x = rng.uniform(0.1, 0.9, (3, 4))
-    inputs = {"x": x, "t": np.array([0.0, 3.0, 1.0])}
-    if kind in ("SigmoidCrossEntropyLoss", "EuclideanLoss"):
-        inputs["t"] = rng.uniform(0, 1, (3, 4))
+    inputs = {"x": rng.uniform(0.1, 0.9, (3, 4)), "t": np.array([0.0, 3.0, 1.0])}
+    if kind in ("SigmoidCrossEntropyLoss", "EuclideanLoss", "ContrastiveLoss"):
+        inputs["t"] = np.round(rng.uniform(0, 1.5, (3, 4)), 3)
     if kind == "InfogainLoss":
         inputs["h"] = rng.uniform(0, 1, (4, 4))
-    inputs["w"] = np.array([0.5, 2.0, 1.25])
-    p = Problem(kind, inputs, scale=0.7)
+    if kind == "ContrastiveLoss":
+        inputs["s"] = np.array([0.0, 1.0, 0.0])
+    if weighted:
+        inputs["w"] = np.array([0.5, 2.0, 1.25])
+        extras += f" {CLASSES}" if kind not in ("EuclideanLoss", "ContrastiveLoss") else ""
+        extras += " label_smoothing: 0.2" if kind == "SoftmaxWithLoss" else ""
+        extras += " pos_weight: [1, 2, 0.5, 3]" if kind == "SigmoidCrossEntropyLoss" else ""
+    p = Problem(kind, inputs, options=options, scale=scale)
     text = p.prototxt.replace("lossc_param {  }", f"lossc_param {{ {extras} }}")
-    assert extras in text
-    report = check_net_gradients(text, inputs=inputs, optimise=optimise)
+    # Caffe's contrastive gradient divides by d + 1e-4 where the derivative has d
+    tolerance = 1e-3 if kind == "ContrastiveLoss" and "legacy" not in options else 1e-6
+    report = check_net_gradients(text, inputs=inputs, optimise=optimise, tolerance=tolerance)
     assert "x" in report.names
     assert not report.failures, str(report)
