@@ -57,6 +57,9 @@ _PLACES = {
     "loss": "lossc.lang.function",
 }
 
+#: Parts that users reach by name without an import of their own.
+_MODULES = ("testing", "torch")
+
 __all__ = [
     "L", "P", "TEST", "TRAIN", "Blob", "LosscError", "Net", "NetSpec", "Param", "Runtime", "Schedule", "Solver",
     "__version__", "compile_loss", "get_solver", "layer", "loss",
@@ -64,10 +67,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'lossc' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _MODULES:
+        return import_module(f"lossc.{name}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'lossc' has no attribute {name!r}")
     module, _, other = _PLACES[name].partition(":")
     value = getattr(import_module(module), other or name)
     globals()[name] = value

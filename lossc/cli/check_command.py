@@ -43,11 +43,11 @@ def _trials(args: argparse.Namespace) -> Any:
     if colon and file.endswith(".py"):
         return check_gradient(_loss_in(file, name), shapes=_shapes(args.shape), **options, **_parameters(args.set))
     if args.what.endswith(".py"):
-        return [
+        return (
             trial
             for loss in _losses_in(args.what).values()
             for trial in check_gradient(loss, shapes=_shapes(args.shape), **options, **_parameters(args.set))
-        ]
+        )
     if args.what.isidentifier():
         return check_gradient(args.what, shapes=_shapes(args.shape), **options, **_parameters(args.set))
     from lossc.frontend.net import read_net
@@ -64,7 +64,8 @@ def _losses_in(file: str) -> dict[str, Any]:
     from lossc.lang.files import collect
     from lossc.lang.function import Function
 
-    return {name: custom.what for name, custom in collect(file).items() if isinstance(custom.what, Function)}
+    found = {name: custom.what for name, custom in collect(file).items() if isinstance(custom.what, Function)}
+    return {name: loss for name, loss in found.items() if loss.is_loss}
 
 
 def _loss_in(file: str, name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -95,6 +96,24 @@ class Function:
         """
         self.own_backward = call
         return call
+
+    def with_learned_as_bottoms(self) -> Function:
+        """The same with its learned arrays as further bottoms, behind the others."""
+        k, names, original = len(self.learned), list(self.learned), self
+
+        def call(*arrays: Any, **parameters: Any) -> Any:
+            return original.call(*arrays[:-k], **parameters, **dict(zip(names, arrays[-k:], strict=True)))
+
+        def backward(top_diff: Any, *arrays: Any, **parameters: Any) -> Any:
+            assert original.own_backward is not None
+            learned = dict(zip(names, arrays[-k:], strict=True))
+            return original.own_backward(top_diff, *arrays[:-k], **parameters, **learned)
+
+        out = copy(self)
+        out.call, out.own_backward = call, None if self.own_backward is None else backward
+        out.bottoms, out.learned = [*self.bottoms, *names], {}
+        out.count = (self.count[0] + k, None if self.count[1] is None else self.count[1] + k)
+        return out
 
     def wrong(self, message: str, fix: str | None = None, kind: type[LosscError] = UsageError) -> LosscError:
         """An error at the function's own place."""

@@ -8,6 +8,7 @@ import mmap
 import sys
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -41,9 +42,10 @@ def compile_loss(
 
     ``loss``: what ``@lossc.loss`` made, or the name of a built-in loss. Keyword arguments named like its bottoms are
     their shapes (``shapes`` takes those whose names clash with other arguments, and those of built-in losses, in their
-    order), others its parameters. ``grad``: the bottoms whose gradients are returned: by default the first, "all"
-    for every one that has a gradient, () for the value alone. ``weight`` multiplies value and gradients. ``layers``:
-    where a name is looked up besides the built-in layers; ``isa`` is the instruction set, the rest as in ``lossc.Net``.
+    order), others its parameters. Learned arrays are further bottoms, behind the others. ``grad``: the bottoms whose
+    gradients are returned: by default the first, "all" for every one that has a gradient, () for the value alone.
+    ``weight`` multiplies value and gradients. ``layers``: where a name is looked up besides the built-in layers;
+    ``isa`` is the instruction set, the rest as in ``lossc.Net``.
 
     Raises UsageError for what does not fit the loss, ShapeError for shapes, CompilerError.
     """
@@ -68,12 +70,17 @@ def compile_loss(
             parameters[key] = value
         else:
             named[key] = value
+    if function is not None and function.learned:
+        given_shapes = [_shape(b, named[b]) for b in function.bottoms if b in named]
+        named = {n: p.shape_for([tuple(s) for s in given_shapes]) for n, p in function.learned.items()} | named
+        function = function.with_learned_as_bottoms()
+        customs[name] = replace(customs[name], what=function, checksum=f"{customs[name].checksum} learned as bottoms")
     if function is not None:
+        if not function.is_loss:
+            raise function.wrong("is a layer, not a loss", "@lossc.loss makes a loss; use a layer in a lossc.Net")
         _check_names(function, named)
         named = {bottom: named[bottom] for bottom in function.bottoms if bottom in named} | named
         function.parameters(parameters)
-        if function.learned:
-            raise function.wrong("has learned arrays", "use it as a layer of a lossc.Net")
     elif parameters and shapes is None:
         named, parameters = parameters, {}
     bottoms = {bottom: tuple(int(e) for e in _shape(bottom, shape)) for bottom, shape in named.items()}

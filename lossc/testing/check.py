@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,7 @@ def check_gradient(
     values = function.parameters(parameters)
     given = {k: np.shape(v) for k, v in (inputs or {}).items()} | {k: tuple(s) for k, s in (shapes or {}).items()}
     chosen, trace = _shapes(function, given, values, rng)
+    chosen |= {x.attrs[0]: x.shape for x in trace.learned}
     classes = {x.attrs[0]: count for x, count, _ in trace.indices()}
     fn = compile_loss(loss, shapes=chosen, grad="all", dtype="float64", threads=1, **parameters)
     out = []
@@ -124,7 +126,7 @@ def _shapes(
     error: LosscError | None = None
     for full in (*given.values(), (n, c), (n,), (n, c, h, 2)):
         point = (*full[:1], *full[2:])
-        for labels in ((), names[1:], names[-1:]):
+        for labels in _subsets(names):
             shapes = {name: given.get(name, point if name in labels else full) for name in names}
             try:
                 return shapes, Trace(function, list(shapes.values()), values)
@@ -137,6 +139,11 @@ def _shapes(
         f"no shapes were found that {function.name} accepts: {error.message}", fix="give them: --shape pred=4,3",
         file=error.file, line=error.line,
     )  # fmt: skip
+
+
+def _subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Which bottoms may hold one number per point only: none, one of them, two ..."""
+    return [each for count in range(min(len(names), 4)) for each in combinations(names, count)]
 
 
 def _values(
