@@ -10,6 +10,7 @@ from lossc.passes.base import Pass, PassManager
 from lossc.passes.elide import ElideCopies
 from lossc.passes.fold import FoldAccumulate, FoldLossWeight, SinkAlpha
 from lossc.passes.fuse import FuseEpilogues, FuseMaps
+from lossc.passes.heads import JoinHeads
 from lossc.passes.join import JoinLoss
 from lossc.passes.lower import InferShapes, LowerForward, ResolveInPlace
 from lossc.passes.narrow import NarrowMasks
@@ -30,6 +31,7 @@ OPTIMISE: tuple[Pass, ...] = (
     FoldAccumulate(),
     SinkAlpha(),
     JoinLoss(),
+    JoinHeads(),
     FuseMaps(),
     FuseEpilogues(),
     ElideCopies(),

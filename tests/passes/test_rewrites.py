@@ -233,6 +233,7 @@ MAKE: dict[str, Callable[[], Graph]] = {
     "fold-accumulate": additions,
     "sink-alpha": scaled,
     "join-loss": loss,
+    "join-heads": before("join-heads", "two_losses"),
     "fuse-maps": chain,
     "fuse-epilogues": product,
     "elide-copies": joined,
