@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from lossc.codegen.cexpr import EXPENSIVE
@@ -76,7 +77,8 @@ class LoopWriter(ValueWriter):
 
     def _plan_spills(self, body: list[str | Block], last: int) -> None:
         self.spilled = {}
-        size = points(self.plan.inner) * (self.lanes * self.block.strip if self.plan.vector_in_rows else 1)
+        vectors = self.lanes * self.block.strip if self.plan.vector_in_rows else 1
+        size = math.prod(room for _, room in self._spill_rooms()) * vectors
         if last == 0 or size > SPILL_REALS:
             return
         for e in self._worth_keeping(last):

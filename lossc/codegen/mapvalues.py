@@ -9,7 +9,7 @@ from lossc.codegen.cexpr import Style
 from lossc.codegen.mapplan import Plan
 from lossc.codegen.names import Names, comment, literal
 from lossc.errors import InternalError
-from lossc.ir import Access, Scalar, Store
+from lossc.ir import Access, Dim, Scalar, Store
 from lossc.ir.expr import TRUTH, Const, Expr, Gather, Iota, Load, Op, Reduce, walk
 
 
@@ -259,11 +259,19 @@ class ValueWriter:
         else:
             lines.append(self._call("store_strided", [p, value, str(stride)]) + ";")
 
+    def _spill_rooms(self) -> list[tuple[Dim, int]]:
+        """How kept values lie: (dimension, room along it), those of a vector side by side."""
+        inner, v = self.plan.inner, self.v
+        if v not in inner or v == inner[-1]:
+            return [(d, d.extent) for d in inner]
+        whole = -(-v.extent // self.lanes) * self.lanes  # a vector at the end must not run into the next row
+        return [*((d, d.extent) for d in inner if d != v), (v, whole)]
+
     def _spill_address(self, e: Expr) -> str:
         flat, step = [], 1
-        for d in reversed(self.plan.inner):
+        for d, room in reversed(self._spill_rooms()):
             flat.append(f"{self.index[d]} * {step}" if step != 1 else self.index[d])
-            step *= d.extent
+            step *= room
         text = " + ".join(reversed(flat))
         if self.block.strip > 1:
             text = text if len(flat) == 1 else f"({text})"

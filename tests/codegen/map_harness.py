@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import cycle
 
 import numpy as np
 
-from lossc.build import compile_library
+from lossc.build import Compiler, compile_library
 from lossc.codegen.program import Program, generate
-from lossc.ir import Access, Blob, Dim, Graph, Map, Scalar, Store, make_map
+from lossc.ir import Access, Blob, Dim, Graph, Map, Scalar, Store, View, make_map
+from lossc.ir.blob import contiguous
 from lossc.ir.expr import Const, Expr, Gather, Iota, Load, Op, Reduce, walk
 from lossc.ir.memory import plan_memory
 from lossc.ir.sweep import is_one_sweep
@@ -43,6 +45,11 @@ class Maker:
         self.graph.data_of[name] = name
         self.graph.observe(name)
 
+    def _window(self, parent: str, shape: tuple[int, ...], offset: int, strides: tuple[int, ...]) -> str:
+        name = f"window{len(self.graph.blobs)}"
+        self.graph.add_blob(Blob(name, shape, "activation", label=name, view=View(parent, offset, strides)))
+        return name
+
     def _layout(self, dims: list[Dim]) -> tuple[int, tuple[tuple[Dim, int], ...], int]:
         """(offset, strides in the order of ``dims``, elements spanned): no two points fall together."""
         order = [dims[i] for i in self.rng.permutation(len(dims))] if self.rng.random() < 0.3 else list(dims)
@@ -55,14 +62,55 @@ class Maker:
         reach = offset + sum((d.extent - 1) * s for d, s in strides.items()) + 1
         return offset, tuple((d, strides[d]) for d in dims), reach
 
+    def _access(self, dims: list[Dim], owner: Callable[[int], str]) -> Access:
+        """A part of ``owner(elements spanned)``, sometimes through a window on it, or a window on a window."""
+        if not dims or self.rng.random() < 0.7:
+            offset, strides, reach = self._layout(dims)
+            return Access(owner(reach), offset, strides)
+        axes: list[list[Dim]] = []  # of the window: neighbouring dimensions may share one
+        for d in dims:
+            if axes and self.rng.random() < 0.3:
+                axes[-1].append(d)
+            else:
+                axes.append([d])
+        before, after = self.rng.integers(0, 3, (2, len(axes)))
+        shape = tuple(int(b + math.prod(d.extent for d in a) + z) for b, a, z in zip(before, axes, after, strict=True))
+        offset, strides, reach = self._layout([Dim(str(k), e) for k, e in enumerate(shape)])
+        parent = owner(reach)
+        if self.rng.random() < 0.4:
+            cut = int(self.rng.integers(0, offset + 1))
+            parent, offset = self._window(parent, (reach - cut,), cut, (1,)), offset - cut
+        window = self._window(parent, shape, offset, tuple(s for _, s in strides))
+        start, steps = 0, {}
+        for first, axis, step in zip(before, axes, contiguous(shape), strict=True):
+            start += int(first) * step
+            for d in reversed(axis):
+                steps[d] = step
+                step *= d.extent
+        return Access(window, start, tuple((d, steps[d]) for d in dims))
+
+    def _source(self, blob: str) -> Callable[[int], str]:
+        def owner(reach: int) -> str:
+            if reach >= SOURCE:
+                raise OverflowError
+            return blob or str(self.rng.choice(["x", "a-b"]))
+
+        return owner
+
+    def _sink(self, reach: int) -> str:
+        name = f"out{len(self.graph.blobs)}"
+        self._blob(name, reach + int(self.rng.integers(0, 5)), "state")
+        return name
+
     def _subset(self, dims: list[Dim]) -> list[Dim]:
         return [d for d in dims if self.rng.random() < 0.7]
 
     def _load(self, dims: list[Dim], blob: str = "") -> Load:
         while True:
-            offset, strides, reach = self._layout(dims)
-            if reach < SOURCE:
-                return Load(Access(blob or str(self.rng.choice(["x", "a-b"])), offset, strides))
+            try:
+                return Load(self._access(dims, self._source(blob)))
+            except OverflowError:
+                continue
 
     def _leaf(self, dims: list[Dim]) -> Expr:
         kind = self.rng.random()
@@ -71,9 +119,14 @@ class Maker:
         if kind < 0.2 and dims:
             return Op("mul", (Const(Scalar(0.125)), Iota(dims[int(self.rng.integers(len(dims)))])))
         if kind < 0.35:
-            rest, stride = self._load(self._subset(dims)[:2]).access, int(self.rng.choice([1, 3, 40]))
-            if rest.offset + sum((d.extent - 1) * s for d, s in rest.strides) + stride * PICKS < SOURCE:
-                return Gather(rest, self._load(self._subset(dims), "picks"), stride, PICKS)
+            picked, rest = Dim("pick", PICKS), self._subset(dims)[:2]
+            if 4 * PICKS * math.prod(d.extent for d in rest) > SOURCE:
+                rest = []
+            where = int(self.rng.integers(len(rest) + 1))
+            table = self._load([*rest[:where], picked, *rest[where:]]).access
+            others = tuple(p for p in table.strides if p[0] != picked)
+            index = self._load(self._subset(dims), "picks")
+            return Gather(Access(table.blob, table.offset, others), index, table.stride(picked), PICKS)
         return self._load(self._subset(dims) if self.rng.random() < 0.4 else dims)
 
     def _truth(self, dims: list[Dim], depth: int) -> Expr:
@@ -116,10 +169,23 @@ class Maker:
         return Reduce(str(self.rng.choice(["sum", "max", "min"])), arg, over) if over else arg
 
     def _store(self, value: Expr, dims: list[Dim], accumulate: bool) -> Store:
-        offset, strides, reach = self._layout(dims)
-        name = f"out{len(self.graph.blobs)}"
-        self._blob(name, reach + int(self.rng.integers(0, 5)), "state")
-        return Store(Access(name, offset, strides), value, accumulate)
+        return Store(self._access(dims, self._sink), value, accumulate)
+
+    def _in_place(self, stores: list[Store]) -> list[Store]:
+        """One output is an input too, element for element; others may read what it was, and under another name."""
+        at = int(self.rng.integers(len(stores)))
+        access = stores[at].access
+        pairs = [(d.extent, s) for d, s in access.strides]
+        root, offset, strides = self.graph.resolve(access.blob, access.offset, pairs)
+        plain = Access(root, offset, tuple(zip(access.dims, strides, strict=True)))
+        old = Load(access if self.rng.random() < 0.5 else plain)
+        out = []
+        for k, s in enumerate(stores):
+            if k == at or (self.rng.random() < 0.5 and old.varies <= set(s.access.dims)):
+                value = Op(str(self.rng.choice(["add", "mul", "sub", "max"])), (s.value, old))
+                s = Store(s.access, value, s.accumulate)
+            out.append(s)
+        return out
 
     def _draw(self) -> Map:
         names = iter("nchw")
@@ -151,7 +217,8 @@ class Maker:
                 stores.append(self._store(value, space, bool(self.rng.random() < 0.3)))
         if dims and not any(set(s.access.dims) == set(dims) for s in stores):
             stores.append(self._store(self.tree(dims, 1), dims, False))
-        return make_map(stores or [self._store(self._leaf([]), [], False)])
+        stores = stores or [self._store(self._leaf([]), [], False)]
+        return make_map(self._in_place(stores) if self.rng.random() < 0.3 else stores)
 
     def add(self) -> Map:
         """One more map that one nest of loops can compute."""
@@ -163,12 +230,15 @@ class Maker:
                 return kernel
             for name in set(self.graph.blobs) - before:
                 self.graph.remove_blob(name)
-                del self.graph.declared[name], self.graph.data_of[name]
+                for known in (self.graph.declared, self.graph.data_of):
+                    known.pop(name, None)
 
     def memory(self) -> dict[str, np.ndarray]:
         """What every blob holds before the maps run: numbers that float32 holds exactly."""
         out = {}
         for name, blob in self.graph.blobs.items():
+            if blob.view is not None:
+                continue
             values = self.rng.integers(0, PICKS, blob.shape) if name == "picks" else self.rng.normal(size=blob.shape)
             out[name] = values.astype(np.float32).astype(np.float64)
         return out
@@ -184,11 +254,12 @@ def program(graph: Graph, target: Target, dtype: str) -> Program:
     return generate(graph, target.isa, dtype)
 
 
-def build(made: Program, target: Target, dtype: str) -> Built:
+def build(made: Program, target: Target, dtype: str, compiler: Compiler | None = None) -> Built:
     """Compiled with every warning an error; lightly optimised, since the text is what is tested."""
     whole = replace(target, dtype="float32" if dtype == "f32" else "float64")
     flags = (*WARNINGS, "-O1")
-    library = compile_library(made.source, target=whole, extra_flags=flags, extra_files={"net.h": made.header})
+    files = {"net.h": made.header}
+    library = compile_library(made.source, target=whole, compiler=compiler, extra_flags=flags, extra_files=files)
     return Built(library, json.loads(json.dumps(made.manifest)))
 
 
