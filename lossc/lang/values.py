@@ -127,7 +127,9 @@ class Values:
         if x.op == "logsumexp":
             return op("add", greatest, op("log", total))
         here = op("sub", self.of(arg, index), greatest)
-        return op("div", op("exp", here), total) if x.op == "softmax" else op("sub", here, op("log", total))
+        if x.op == "softmax":
+            return op("mul", op("exp", here), op("div", 1.0, total))
+        return op("sub", here, op("log", total))
 
     # ---- the rest
 
@@ -148,6 +150,12 @@ class Values:
                 alpha = times(c, self._arg(second.args[0], ()), True)
                 return op("sub", self._arg(first, index), op("mul", alpha, rest))
         return op("add", self._arg(a, index), self._arg(b, index))
+
+    def div(self, x: Array, index: tuple[Index, ...]) -> Expr:
+        """A quotient; many by one are products with one reciprocal."""
+        a, b = (self._arg(arg, index) for arg in x.args)
+        many = x.args[0].size == x.size > x.args[1].size
+        return op("mul", a, op("div", 1.0, b)) if many else op("div", a, b)
 
     def extreme(self, x: Array, index: tuple[Index, ...]) -> Expr:
         a, b = (self._arg(arg, index) for arg in x.args)
@@ -226,8 +234,8 @@ def _dims(i: Index) -> set[Dim]:
 
 Build = Callable[[Values, Array, tuple[Index, ...]], Expr]
 _BUILD: dict[str, Build] = {
-    "const": Values.const, "scale": Values.scale, "add": Values.add, "min": Values.extreme, "max": Values.extreme,
-    "clip": Values.clip, "sign": Values.sign, "logaddexp": Values.logaddexp, "iota": Values.iota,
+    "const": Values.const, "scale": Values.scale, "add": Values.add, "div": Values.div, "min": Values.extreme,
+    "max": Values.extreme, "clip": Values.clip, "sign": Values.sign, "logaddexp": Values.logaddexp, "iota": Values.iota,
     "reduce": Values.reduce, "softmax": Values.softmax, "log_softmax": Values.softmax, "logsumexp": Values.softmax,
     "axes": Values.rearranged, "window": Values.window,
     "pick": Values.pick, "place": Values.place, "expand": Values.expand, "stop": Values.expand,
