@@ -26,6 +26,8 @@ from lossc.loss_weight import LossWeight
 from lossc.targets import check_runnable, parse_target
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lossc.codegen.program import Program
     from lossc.ir import Graph
     from lossc.lang.files import Custom
@@ -82,7 +84,7 @@ class Request:
             (target.triple, target.name, target.dtype),
             self.source.param.SerializeToString(deterministic=True),
             (self.source.file, self.source.lines),
-            sorted((at, name, a.shape, a.tobytes()) for at, by in self.source.tables.items() for name, a in by.items()),
+            _checksums(self.source.tables),
             (self.keep, self.prefix, self.threads, self.brought, self.check_labels, self.check_finite),
             sorted((name, [tuple(s) for s in shapes]) for name, shapes in self.data_shapes.items()),
             self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
@@ -209,6 +211,12 @@ def _check_keep(request: Request, blobs: list[str]) -> None:
         if name not in blobs:
             message = f'keep names the blob "{name}", which the net does not have'
             raise UsageError(message, fix=suggestion(name, blobs), file=request.source.file)
+
+
+def _checksums(tables: Mapping[int, Mapping[str, np.ndarray]]) -> list[tuple[int, str, tuple[int, ...], str]]:
+    """What the files hold that layers name."""
+    named = ((at, name, array) for at, each in tables.items() for name, array in each.items())
+    return sorted((at, name, a.shape, hashlib.sha256(a.tobytes()).hexdigest()) for at, name, a in named)
 
 
 @lru_cache(maxsize=1)
