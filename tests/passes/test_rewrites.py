@@ -261,11 +261,6 @@ def shown(graph: Graph) -> str:
     return text
 
 
-def test_every_pass_is_shown() -> None:
-    assert set(MAKE) == set(BY_NAME)
-    assert {f.stem for f in TEXTS.glob("*.txt")} == set(BY_NAME)
-
-
 @pytest.mark.parametrize("name", MAKE)
 def test_before_and_after(name: str) -> None:
     graph = MAKE[name]()
@@ -278,6 +273,11 @@ def test_before_and_after(name: str) -> None:
         stored.write_text(text, encoding="utf-8")
     assert changed
     assert text == stored.read_text(encoding="utf-8")
+
+
+def test_every_pass_is_shown() -> None:
+    assert set(MAKE) == set(BY_NAME)
+    assert {f.stem for f in TEXTS.glob("*.txt")} == set(BY_NAME)
 
 
 @pytest.mark.parametrize("name", [p.name for p in (*OPTIMISE, *PLACE)])
