@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lossc.ir.expr import TRUTH, Expr, Op
+from lossc.ir.expr import Expr, Op
+from lossc.ir.operations import TRUTH
 
 _SCALAR = {
     "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}", "neg": "-{}",

@@ -10,7 +10,8 @@ from lossc.codegen.mapplan import Plan
 from lossc.codegen.names import Names, comment, literal
 from lossc.errors import InternalError
 from lossc.ir import Access, Dim, Scalar, Store
-from lossc.ir.expr import TRUTH, Const, Expr, Gather, Iota, Load, Op, Reduce, walk
+from lossc.ir.expr import Const, Expr, Gather, Iota, Load, Op, Reduce, walk
+from lossc.ir.operations import TRUTH
 
 
 @dataclass

@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-
-import numpy as np
+from typing import Any
 
 from lossc.errors import InternalError
 from lossc.ir.blob import Access, Dim
+from lossc.ir.operations import TRUTH
 from lossc.ir.scalar import Scalar
 
 
@@ -33,11 +33,25 @@ class Expr:
         return frozenset().union(*(c.varies for c in self.children()))
 
     @cached_property
+    def written_size(self) -> int:
+        """How many nodes it has where it is written out as a tree, with shared parts each time."""
+        return 1 + sum(c.written_size for c in self.children())
+
+    @cached_property
     def _hash(self) -> int:
         return hash((type(self).__name__, *(getattr(self, f.name) for f in fields(self))))  # type: ignore[arg-type]
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Expr) and _same(self, other))
+
+    @cached_property
+    def _own(self) -> tuple[Any, ...]:
+        """What it holds besides its children."""
+        values = (getattr(self, f.name) for f in fields(self) if f.name != "args")  # type: ignore[arg-type]
+        return tuple(v for v in values if not isinstance(v, Expr))
 
     def __add__(self, o: Value) -> Expr:
         return op("add", self, o)
@@ -79,26 +93,41 @@ class Expr:
         return op("ge", self, o)
 
 
+def _same(a: Expr, b: Expr) -> bool:
+    """Whether two trees are equal. Each pair of nodes is looked at once, however often parts are shared."""
+    stack, seen = [(a, b)], set[tuple[int, int]]()
+    while stack:
+        x, y = stack.pop()
+        if x is y or (id(x), id(y)) in seen:
+            continue
+        if type(x) is not type(y) or hash(x) != hash(y) or x._own != y._own:
+            return False
+        mine, theirs = x.children(), y.children()
+        if len(mine) != len(theirs):
+            return False
+        seen.add((id(x), id(y)))
+        stack.extend(zip(mine, theirs, strict=True))
+    return True
+
+
 Value = Expr | Access | Scalar | float | int
 
 
-@dataclass(frozen=True, eq=True)
+@dataclass(frozen=True, eq=False)
 class Const(Expr):
     scalar: Scalar
-    __hash__ = Expr.__hash__
 
 
-@dataclass(frozen=True, eq=True)
+@dataclass(frozen=True, eq=False)
 class Load(Expr):
     access: Access
-    __hash__ = Expr.__hash__
 
     @cached_property
     def varies(self) -> frozenset[Dim]:
         return frozenset(self.access.dims)
 
 
-@dataclass(frozen=True, eq=True)
+@dataclass(frozen=True, eq=False)
 class Gather(Expr):
     """Element ``access + int(index) * stride`` (a label picks a class) of ``extent`` to pick from."""
 
@@ -106,7 +135,6 @@ class Gather(Expr):
     index: Expr
     stride: int
     extent: int
-    __hash__ = Expr.__hash__
 
     def children(self) -> tuple[Expr, ...]:
         return (self.index,)
@@ -119,35 +147,32 @@ class Gather(Expr):
         return frozenset(self.access.dims) | self.index.varies
 
 
-@dataclass(frozen=True, eq=True)
+@dataclass(frozen=True, eq=False)
 class Iota(Expr):
     """The index along a dimension, as a number."""
 
     dim: Dim
-    __hash__ = Expr.__hash__
 
     @cached_property
     def varies(self) -> frozenset[Dim]:
         return frozenset({self.dim})
 
 
-@dataclass(frozen=True, eq=True)
+@dataclass(frozen=True, eq=False)
 class Acc(Expr):
     """In an epilogue: the value that the contraction has just computed."""
 
     dims: tuple[Dim, ...]
-    __hash__ = Expr.__hash__
 
     @cached_property
     def varies(self) -> frozenset[Dim]:
         return frozenset(self.dims)
 
 
-@dataclass(frozen=True, eq=True)
+@dataclass(frozen=True, eq=False)
 class Op(Expr):
     name: str
     args: tuple[Expr, ...]
-    __hash__ = Expr.__hash__
 
     def children(self) -> tuple[Expr, ...]:
         return self.args
@@ -156,14 +181,13 @@ class Op(Expr):
         return op(self.name, *children)
 
 
-@dataclass(frozen=True, eq=True)
+@dataclass(frozen=True, eq=False)
 class Reduce(Expr):
     """``kind`` ("sum", "max", "min") of ``arg`` over ``dims``."""
 
     kind: str
     arg: Expr
     dims: tuple[Dim, ...]
-    __hash__ = Expr.__hash__
 
     def children(self) -> tuple[Expr, ...]:
         return (self.arg,)
@@ -174,63 +198,6 @@ class Reduce(Expr):
     @cached_property
     def varies(self) -> frozenset[Dim]:
         return self.arg.varies - frozenset(self.dims)
-
-
-def _erf(x: np.ndarray) -> np.ndarray:
-    from math import erf
-
-    return np.vectorize(erf, otypes=[np.float64])(x)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
-
-
-def _min(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """As C's ``a < b ? a : b``: the second operand where one is not a number."""
-    return np.where(a < b, a, b)
-
-
-def _max(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.where(a > b, a, b)
-
-
-#: Every operation's meaning. Comparisons and the logical ones give truth values, which only ``where`` and they consume.
-OPS: dict[str, Callable[..., np.ndarray]] = {
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "div": np.divide,
-    "neg": np.negative,
-    "abs": np.abs,
-    "sqrt": np.sqrt,
-    "exp": np.exp,
-    "log": np.log,
-    "log1p": np.log1p,
-    "expm1": np.expm1,
-    "tanh": np.tanh,
-    "erf": _erf,
-    "sigmoid": _sigmoid,
-    "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
-    "pow": np.power,
-    "min": _min,
-    "max": _max,
-    "floor": np.floor,
-    "trunc": np.trunc,
-    "lt": np.less,
-    "le": np.less_equal,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-    "eq": np.equal,
-    "ne": np.not_equal,
-    "and": np.logical_and,
-    "or": np.logical_or,
-    "not": np.logical_not,
-    "where": np.where,
-}
-TRUTH = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"})
-REDUCE: dict[str, Callable[..., np.ndarray]] = {"sum": np.sum, "max": np.max, "min": np.min}
 
 
 def expr(value: Value) -> Expr:

@@ -9,8 +9,9 @@ from numpy.lib.stride_tricks import as_strided
 
 from lossc.errors import DataError, InternalError, NumericError
 from lossc.ir.blob import Access, Dim, Ref
-from lossc.ir.expr import OPS, REDUCE, Acc, Const, Expr, Gather, Iota, Load, Op, Reduce, walk
+from lossc.ir.expr import Acc, Const, Expr, Gather, Iota, Load, Op, Reduce, walk
 from lossc.ir.graph import Graph
+from lossc.ir.operations import OPS, REDUCE
 from lossc.ir.scalar import Scalar
 
 

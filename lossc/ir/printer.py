@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lossc.ir.blob import Access, Ref
 from lossc.ir.checks import CheckFinite, CheckLabel
-from lossc.ir.expr import Acc, Const, Expr, Gather, Iota, Load, Op, Reduce
+from lossc.ir.expr import Acc, Const, Expr, Gather, Iota, Load, Op, Reduce, accesses, walk
 from lossc.ir.graph import SECTIONS, Graph, LayerCall, Node
 from lossc.ir.kernels import Constant, Conv, Gemm, Kernel, Map, Pool, Random, is_copy
 
@@ -13,6 +13,10 @@ _INFIX = {
     "lt": ("<", 3), "le": ("<=", 3), "gt": (">", 3), "ge": (">=", 3), "eq": ("==", 3), "ne": ("!=", 3),
     "and": ("&&", 2), "or": ("||", 1),
 }  # fmt: skip
+
+
+#: Expressions of more nodes than this, written out, are summed up.
+MOST_SHOWN = 1000
 
 
 def show_access(a: Access) -> str:
@@ -39,6 +43,9 @@ def show_expr(e: Expr, level: int = 0) -> str:
     if isinstance(e, Reduce):
         return f"{e.kind}_{''.join(d.name for d in e.dims)}({show_expr(e.arg)})"
     assert isinstance(e, Op)
+    if e.written_size > MOST_SHOWN:
+        reads = ", ".join(show_access(a) for a in accesses(e))
+        return f"...({sum(isinstance(x, Op) for x in walk(e))} operations on {reads})"
     if e.name in _INFIX:
         sign, mine = _INFIX[e.name]
         text = f"{show_expr(e.args[0], mine)} {sign} {show_expr(e.args[1], mine + 1)}"

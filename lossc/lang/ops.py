@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lossc.ir.expr import OPS
+from lossc.ir.operations import OPS
 from lossc.lang.node import Array, Shape, error, make, shape_error
 
 #: A constant array of more elements than this has to come as a bottom.

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lossc.build import Compiler, find_compiler
-from lossc.ir.expr import OPS
 from lossc.ir.interpret import Interpreter
+from lossc.ir.operations import OPS
 from lossc.ir.verify import verify
 from lossc.targets import Target, runnable_targets
 

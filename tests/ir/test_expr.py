@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from lossc.errors import InternalError
 from lossc.ir import Access, Blob, Dim, Graph, Scalar
 from lossc.ir.expr import (
-    OPS,
-    TRUTH,
     Acc,
     Const,
     Expr,
@@ -38,6 +36,7 @@ from lossc.ir.expr import (
     where,
 )
 from lossc.ir.interpret import Interpreter
+from lossc.ir.operations import OPS, TRUTH
 
 N, C = Dim("n", 3), Dim("c", 5)
 #: What the loads find: zeros of both signs, tiny, huge, and numbers that round.
