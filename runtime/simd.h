@@ -25,6 +25,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#define LOSSC_PREFETCH(address) __builtin_prefetch(address)    /* a hint: nothing need be there */
+
 #if defined(LOSSC_ISA_AVX512)
 #include "simd_avx512.h"
 #elif defined(LOSSC_ISA_AVX2)

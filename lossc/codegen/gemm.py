@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from lossc.codegen.contraction import (
+    CACHE_LINE,
     L2_BYTES,
     PAGE,
     PANEL_BYTES,
@@ -33,12 +34,14 @@ from lossc.codegen.environment import render
 from lossc.codegen.names import comment
 
 PACK_CONTIGUOUS, PACK_STRIDED, CROSSED_STORE = 0.25, 0.6, 0.8  # cycles an element, measured on Ice Lake
-SUMS_BYTES = 128 << 10  # of unfinished sums, which stay in the L2 cache
+SUMS_BYTES = 192 << 10  # of unfinished sums, which stay in the L2 cache
 LARGE_OUTPUT = 8 << 20  # bytes of C
+REUSE = 12  # panels for which packing rows that are friendly anyhow pays, where terms are blocked
+TASKS = 8  # parts of a product with blocked terms, at the least: more would read each panel too often
 FAR_STEP = 0.5  # cycles an element of a large matrix that is read across its rows
 LANES_SUM = 10  # cycles to add up the lanes of a vector
 FEW = 32  # rows or columns for which scalar products are considered
-PACK_ROWS = 64  # of a panel are packed at a time by one thread
+PACK_ROWS = 32  # of a panel are packed at a time by one thread
 BLOCK_COLUMNS_BYTES = 8 << 20  # of a packed block of b, shared by all threads in the last-level cache
 
 
@@ -118,14 +121,17 @@ class _Plan:
 def _plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
     """The product with this register tile: its blocks, what is packed, and the cycles this may take."""
     vectors = ceil(side.columns / types.lanes)
-    blocks = ceil(side.k * nv * types.lanes * types.size / PANEL_BYTES)
-    block_k = ceil(side.k / blocks)
+    most = PANEL_BYTES // (nv * types.lanes * types.size)
+    block_k = side.k
+    if side.k > most:  # even blocks, of whole runs of packing
+        block_k = min(round_up(ceil(side.k / ceil(side.k / most)), PACK_ROWS), max(most // PACK_ROWS, 1) * PACK_ROWS)
+    blocks = ceil(side.k / block_k)
     row_tiles, panels = ceil(side.rows / mr), ceil(vectors / nv)
     elements_a, elements_b = side.rows * side.k, side.k * side.columns
     pack_b = side.b_column != 1 or row_tiles > 4
     far = side.a_row != 1 or side.a_k * types.size >= PAGE
     unfriendly = crowded(mr, side.a_row, types.size) if side.a_k == 1 else far
-    pack_a = panels >= 4 and unfriendly
+    pack_a = panels >= 4 and (unfriendly or (blocks > 1 and panels >= REUSE))
     cost = blocks * tiling_cost(side.rows, vectors, block_k, mr, nv)
     if pack_b:
         cost += elements_b * (PACK_CONTIGUOUS if side.b_column == 1 else PACK_STRIDED)
@@ -162,6 +168,13 @@ def _terms(*terms: tuple[str, int]) -> str:
     return " + ".join(parts)
 
 
+def _packed_a(blocked: bool, row_tiles: int, mr: int, k: int) -> str:
+    """Where a tile begins: tiles that meet one after the other lie so, which the caches foresee."""
+    if not blocked:
+        return _terms(("packed_a", 1), ("row_tile", mr * k))
+    return _terms(("packed_a", 1), ("p0", row_tiles * mr), ("row_tile * depth", mr))
+
+
 def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
     """The C function of a matrix product; every thread of the team calls it.
 
@@ -175,7 +188,10 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
     block_panels = min(panels, max(1, BLOCK_COLUMNS_BYTES // (side.k * nr * types.size)))
     block_tiles = max(1, SUMS_BYTES // (mr * nr * types.size)) if blocked else 1
     row_blocks = ceil(row_tiles / block_tiles)
+    if blocked:  # enough for every thread to do
+        row_blocks = max(row_blocks, min(ceil(TASKS / panels), row_tiles))
     block_tiles = ceil(row_tiles / row_blocks)
+    row_blocks = ceil(row_tiles / block_tiles)
 
     group = 1  # of panels that a row tile meets in turn: where C is large, so that its rows are written in long runs
     if not blocked and block_panels == panels and side.rows * side.columns * types.size > LARGE_OUTPUT:
@@ -228,6 +244,8 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
             "columns": side.columns,
             "blocked": blocked,
             "block_k": plan.block_k,
+            "ahead": ceil(plan.block_k * nr * types.size / CACHE_LINE / block_tiles) if block_tiles >= FEW else 0,
+            "line": CACHE_LINE // types.size,
             "row_tiles": row_tiles,
             "row_blocks": row_blocks,
             "block_tiles": block_tiles,
@@ -254,7 +272,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
             "b_from1": _terms((side.b, 1), ("column", side.b_column), ("p1", side.b_k)),
             "transpose": f"{spec.name}_transpose",
             "transposes": transposes,
-            "a_tile": _terms(("packed_a", 1), ("row_tile", mr * side.k), ("p0", p0 * mr)) if plan.pack_a
+            "a_tile": _packed_a(blocked, row_tiles, mr, side.k) if plan.pack_a
             else _terms((side.a, 1), ("row0", side.a_row), ("p0", p0 * side.a_k)),
             "b_tile": _terms(("packed_b", 1), ("panel", nr * side.k), ("p0", p0 * nr)) if plan.pack_b
             else _terms((side.b, 1), (column0, side.b_column), ("p0", p0 * side.b_k)),
