@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lossc.errors import InternalError
 from lossc.ir.blob import Dim
-from lossc.ir.expr import Expr, Reduce, walk
+from lossc.ir.expr import Expr, Gather, Load, Reduce, walk
 from lossc.ir.kernels import Map, Store
 
 
@@ -42,6 +42,8 @@ def is_one_sweep(kernel: Map) -> bool:
     except InternalError:
         return False
     rows = frozenset(kernel.dims) - inner
+    if reads_what_is_gone(kernel):
+        return False
     for s in kernel.stores:
         if s.accumulate and s.access.dims and not rows <= set(s.access.dims):
             return False  # it would be added once for each row that the store does not tell apart
@@ -51,3 +53,16 @@ def is_one_sweep(kernel: Map) -> bool:
                 if frozenset(e.dims) not in spans:
                     return False
     return True
+
+
+def reads_what_is_gone(kernel: Map) -> bool:
+    """Whether a store needs a value that another one overwrites, maybe in an earlier loop: reductions make several."""
+    nodes = [list(walk(s.value)) for s in kernel.stores]
+    if not any(isinstance(e, Reduce) for each in nodes for e in each):
+        return False
+    return any(
+        isinstance(e, (Load, Gather)) and other is not s and e.access.blob == other.access.blob
+        for s, each in zip(kernel.stores, nodes, strict=True)
+        for e in each
+        for other in kernel.stores
+    )

@@ -9,6 +9,7 @@ from lossc.ir.blob import Access, Dim, Ref
 from lossc.ir.expr import Gather, Load, check_truth, walk
 from lossc.ir.graph import SECTIONS, Graph
 from lossc.ir.kernels import Conv, Gemm, Map
+from lossc.ir.sweep import reads_what_is_gone
 from lossc.ir.windows import once, overlap, pairs
 
 
@@ -69,6 +70,8 @@ def _check_map(graph: Graph, kernel: Map, layer: str) -> None:
     for d in kernel.dims:
         if names.setdefault(d.name, d) != d:
             raise InternalError(f"{layer}: dimension {d.name} has two extents")
+    if reads_what_is_gone(kernel):
+        raise InternalError(f"{layer}: in a map with reductions one store reads what another one overwrites")
     for at, s in enumerate(kernel.stores):
         check_truth(s.value)
         used = set(s.access.dims) | set().union(*(e.varies for e in walk(s.value)))

@@ -119,6 +119,10 @@ BAD: dict[str, tuple[list[Kernel], str]] = {
         [good_map(), make_map([Store(T, expr(T) - greatest(Access("t", 0, ((ROWS, 1),)), "i"))])],
         "t is read elsewhere than written",
     ),
+    "read after it was overwritten": (
+        [good_map(), make_map([Store(T, expr(T) * 2.0), Store(ROW, total(T, "j"))])],
+        "one store reads what another one overwrites",
+    ),
     "shifted by one": (
         [good_map(), make_map([Store(Access("row", 1, ((HALF, 1),)), expr(Access("row", 0, ((HALF, 1),))))])],
         "row is read elsewhere than written",

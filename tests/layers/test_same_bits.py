@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lossc
+from lossc.codegen import team
 from lossc.targets import runnable_targets
 
 NET = """name: "small"
@@ -31,11 +33,21 @@ layer { name: "aux" type: "Reduction" bottom: "drop" top: "aux" loss_weight: 0.0
 SOLVER = 'net: "net.prototxt" base_lr: 0.01 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.005 clip_gradients: 3\n'
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _teams_for_everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every section runs on a team, also where it is so short that one thread would do; builds stay apart for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(team, "TEAM_STEPS", 0)
+        patch.setenv("LOSSC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def train(folder: Path, threads: int, target: str = "native") -> list[np.ndarray]:
     """Five steps: the losses, then every parameter and gradient."""
     (folder / "net.prototxt").write_text(NET)
     (folder / "solver.prototxt").write_text(SOLVER + "max_iter: 100\n")
     solver = lossc.get_solver(folder / "solver.prototxt", threads=threads, target=target)
+    assert "LOSSC_PARALLEL(1)" not in solver.net.source
     rng = np.random.default_rng(3)
     losses = []
     for _ in range(5):
