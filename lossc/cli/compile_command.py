@@ -10,12 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossc.cli.options import add, add_build, add_net, given_path, loss_weights, net_file, stages
-from lossc.errors import OutputError, UsageError
+from lossc.cli.options import add, add_build, add_net, given_path
+from lossc.cli.request import net_request
+from lossc.errors import OutputError
 
 if TYPE_CHECKING:
     from lossc.codegen.program import Program
-    from lossc.frontend.solver import SolverSource
     from lossc.pipeline import Request
 
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from lossc.frontend.solver import located
     from lossc.pipeline import compile_net
 
-    request, solver = _request(args)
+    request, solver = net_request(args)
     with located(solver):
         program = compile_net(request).program
     folder = Path(args.output)
@@ -93,25 +93,3 @@ def _sources(program: Program, place: Path) -> dict[str, Any]:
     return {"library": None, "command": None, "compiler": None}
 
 
-def _request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]:
-    from lossc.frontend.net import read_net
-    from lossc.frontend.solver import read_solver
-    from lossc.pipeline import Request
-    from lossc.runtime.feed import Feed
-    from lossc.runtime.net import own_layers
-
-    solver = read_solver(args.solver) if args.solver else None
-    if solver is not None and args.phase != "train":
-        raise UsageError("a solver's update belongs to phase train", fix="leave out --phase or --solver")
-    if solver is not None and not (args.net or args.model):
-        source = solver.train_net(stages=stages(args))
-    else:
-        source = read_net(net_file(args), phase=args.phase, level=args.level, stages=stages(args))
-    keep = "all" if args.keep == "all" else tuple(name for name in args.keep.split(",") if name)
-    param = solver.param if solver is not None else None
-    shapes = Feed(source, args.data).shapes
-    request = Request(
-        source, keep, args.target, args.dtype, param, shapes, args.name, args.threads or 0, loss_weights(args),
-        own_layers(args.layer), check_labels=args.check_labels, check_finite=args.check_finite,
-    )  # fmt: skip
-    return request, solver

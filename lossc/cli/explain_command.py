@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lossc.cli.options import add, add_build, add_net, loss_weights, net_file, positive, stages
+from lossc.cli.options import add, add_build, add_net, positive
+from lossc.cli.request import net_request
 from lossc.errors import UsageError
 
 if TYPE_CHECKING:
     from lossc.explain.report import Report
-    from lossc.pipeline import Request
 
 #: Batches that are run where data or weights are given, but no number.
 ITERATIONS = 10
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.diff:
         return _diff(args)
     iterations = args.iterations or (ITERATIONS if args.data or args.weights else 0)
-    report = _measured(args, iterations) if iterations else explain_request(_request(args))
+    report = _measured(args, iterations) if iterations else explain_request(net_request(args)[0])
     if args.html:
         _write_page(report, Path(args.html))
     if args.json:
@@ -73,33 +73,11 @@ def _diff(args: argparse.Namespace) -> int:
 
     from lossc.explain.diff import weight_diff
 
-    request = _request(args)
+    request, _ = net_request(args)
     chosen = request.loss_weights.get(args.diff)
     others = {name: w for name, w in request.loss_weights.items() if name != args.diff}
     sys.stdout.write(weight_diff(replace(request, loss_weights=others), args.diff, chosen))
     return 0
-
-
-def _request(args: argparse.Namespace) -> Request:
-    from lossc.frontend.net import read_net
-    from lossc.frontend.solver import read_solver
-    from lossc.pipeline import Request
-    from lossc.runtime.feed import Feed
-    from lossc.runtime.net import own_layers
-
-    solver = read_solver(args.solver) if args.solver else None
-    if solver is not None and args.phase != "train":
-        raise UsageError("a solver's update belongs to phase train", fix="leave out --phase or --solver")
-    if solver is not None and not (args.net or args.model):
-        source = solver.train_net(stages=stages(args))
-    else:
-        source = read_net(net_file(args), phase=args.phase, level=args.level, stages=stages(args))
-    param = solver.param if solver is not None else None
-    shapes = Feed(source, args.data).shapes
-    return Request(
-        source, (), args.target, args.dtype, param, shapes, "", args.threads or 0, loss_weights(args),
-        own_layers(args.layer), check_labels=args.check_labels, check_finite=args.check_finite,
-    )  # fmt: skip
 
 
 def _measured(args: argparse.Namespace, iterations: int) -> Report:
@@ -111,7 +89,7 @@ def _measured(args: argparse.Namespace, iterations: int) -> Report:
     from lossc.explain.structure import losses_of
     from lossc.runtime.net import Net
 
-    request = _request(args)
+    request, _ = net_request(args)
     inputs = [top for layer in request.source.param.layer if layer.type == "Input" for top in layer.top]
     if inputs:
         fix = "explain a net whose data layers read some, or call net.explain() in Python after a forward pass"

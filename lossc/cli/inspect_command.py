@@ -7,14 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lossc.cli.options import add, add_build, add_net, loss_weights, net_file, stages
+from lossc.cli.options import add, add_build, add_net
+from lossc.cli.request import net_request
 from lossc.errors import LosscError, UsageError
 
 if TYPE_CHECKING:
-    from lossc.frontend.solver import SolverSource
     from lossc.ir import Graph
     from lossc.passes.base import PassRecord
-    from lossc.pipeline import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from lossc.frontend.solver import located
     from lossc.pipeline import build_graph, compile_net
+    from lossc.targets import parse_target
 
-    request, solver = _request(args)
+    request, solver = net_request(args)
+    parse_target(args.target, dtype=args.dtype)  # the graph does not depend on it, so nothing else would notice
     if args.format == "c" and not args.passes:
         if args.after:
             raise UsageError("the C is written after the last pass", fix="leave out --after, or take another --format")
@@ -78,20 +79,3 @@ def _table(records: Sequence[PassRecord]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]:
-    from lossc.frontend.net import read_net
-    from lossc.frontend.solver import read_solver
-    from lossc.pipeline import Request
-    from lossc.runtime.feed import Feed
-    from lossc.runtime.net import own_layers
-    from lossc.targets import parse_target
-
-    source = read_net(net_file(args), phase=args.phase, level=args.level, stages=stages(args))
-    keep = "all" if args.keep == "all" else tuple(name for name in args.keep.split(",") if name)
-    parse_target(args.target, dtype=args.dtype)  # the graph does not depend on it, so nothing else would notice
-    solver = read_solver(args.solver) if args.solver else None
-    request = Request(
-        source, keep, args.target, args.dtype, solver.param if solver else None, Feed(source, args.data).shapes,
-        loss_weights=loss_weights(args), layers=own_layers(args.layer),
-    )  # fmt: skip
-    return request, solver

@@ -14,13 +14,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lossc.errors import UsageError
 from lossc.frontend import caffe_pb2
 from lossc.frontend.caffe_pb2 import LayerParameter, NetParameter
 from lossc.frontend.names import closest
+from lossc.order import postorder
 
 _FIELDS = LayerParameter.DESCRIPTOR.fields_by_name
 #: Layer types that take the settings of another one.
@@ -161,30 +162,16 @@ def _write(tops: Mapping[str, Any], net_name: str, *, named: bool = True) -> Net
                 given[id(thing)] = name
         return given[id(thing)]
 
-    written: set[int] = set()
-    for value in tops.values():
-        for maker in _in_order(value.maker if isinstance(value, Top) else value, written):
-            layer = net.layer.add(type=maker.type_name)
-            layer.name = maker.name or name_of(maker.tops[0] if maker.tops else maker, maker)
-            for top in maker.tops:
-                blobs[id(top)] = blobs[id(maker.bottoms[0])] if maker.in_place else name_of(top, maker)
-            layer.bottom.extend(blobs[id(b)] for b in maker.bottoms)
-            layer.top.extend(blobs[id(t)] for t in maker.tops)
-            layer.MergeFrom(maker.param)
+    makers = [value.maker if isinstance(value, Top) else value for value in tops.values()]
+    for maker in postorder(makers, lambda m: [b.maker for b in m.bottoms]):
+        layer = net.layer.add(type=maker.type_name)
+        layer.name = maker.name or name_of(maker.tops[0] if maker.tops else maker, maker)
+        for top in maker.tops:
+            blobs[id(top)] = blobs[id(maker.bottoms[0])] if maker.in_place else name_of(top, maker)
+        layer.bottom.extend(blobs[id(b)] for b in maker.bottoms)
+        layer.top.extend(blobs[id(t)] for t in maker.tops)
+        layer.MergeFrom(maker.param)
     return net
-
-
-def _in_order(last: _Maker, written: set[int]) -> Iterable[_Maker]:
-    """The layers that ``last`` needs and that are not written yet, each behind its inputs."""
-    stack = [(last, False)]
-    while stack:
-        maker, ready = stack.pop()
-        if ready:
-            yield maker
-        elif id(maker) not in written:
-            written.add(id(maker))
-            stack.append((maker, True))
-            stack += [(b.maker, False) for b in reversed(maker.bottoms)]
 
 
 def _set_anywhere(layer: LayerParameter, name: str, value: Any) -> None:

@@ -16,6 +16,7 @@ from lossc.errors import InternalError
 from lossc.ir.blob import Access, Dim
 from lossc.ir.operations import TRUTH
 from lossc.ir.scalar import Scalar
+from lossc.order import postorder
 
 
 class Expr:
@@ -306,16 +307,7 @@ def iota(access: Access, label: str) -> Expr:
 
 def walk(root: Expr) -> Iterator[Expr]:
     """Every node once, children first."""
-    seen: set[int] = set()
-    stack: list[tuple[Expr, bool]] = [(root, False)]
-    while stack:
-        node, done = stack.pop()
-        if done:
-            yield node
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            stack.extend((c, False) for c in reversed(node.children()))
+    return postorder((root,), lambda node: node.children())
 
 
 def rewrite(root: Expr, change: Callable[[Expr], Expr]) -> Expr:

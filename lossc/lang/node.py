@@ -12,6 +12,7 @@ from typing import Any
 
 from lossc.errors import LosscError, ShapeError, UsageError
 from lossc.lang.operators import Operators
+from lossc.order import postorder
 
 Shape = tuple[int, ...]
 
@@ -75,16 +76,7 @@ def new_input(name: str, shape: Shape) -> Array:
 
 def walk(*roots: Array) -> Iterator[Array]:
     """Every node below the roots once, operands first."""
-    seen: set[int] = set()
-    stack = [(root, False) for root in reversed(roots)]
-    while stack:
-        node, done = stack.pop()
-        if done:
-            yield node
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            stack.extend((arg, False) for arg in reversed(node.args))
+    return postorder(roots, lambda node: node.args)
 
 
 def error(message: str, fix: str | None = None, kind: type[LosscError] = UsageError) -> LosscError:

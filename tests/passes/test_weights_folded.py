@@ -9,17 +9,20 @@ import pytest
 
 from lossc.codegen.names import literal
 from lossc.codegen.program import generate
-from lossc.errors import LosscError
 from lossc.frontend.net import read_net
 from lossc.ir import Conv, Gemm, Graph, Map, Node, Pool, Scalar
 from lossc.ir.expr import Const, Expr, walk
 from lossc.layers.net import import_net
+from lossc.layers.registry import LAYERS
 from lossc.passes.pipeline import run_passes
 from lossc.targets.isa import AVX2
 
 GOLDEN = Path(os.environ.get("LOSSC_GOLDEN", Path(__file__).resolve().parents[1] / "golden"))
 
-NETS = sorted(str(p.parent.relative_to(GOLDEN)) for p in GOLDEN.glob("**/net.prototxt") if "solvers" not in p.parts)
+#: These folders hold runs: shapes in their nets come from data sources, which nobody opens here.
+RUNS = {"solvers", "logs"}
+FOLDERS = (p.parent.relative_to(GOLDEN) for p in GOLDEN.glob("**/net.prototxt"))
+NETS = sorted(str(folder) for folder in FOLDERS if not RUNS & set(folder.parts))
 
 
 def graph_of(name: str, *, until: str | None = None) -> Graph:
@@ -68,10 +71,11 @@ def stored_numbers(graph: Graph) -> list[str]:
 
 @pytest.mark.parametrize("name", NETS)
 def test_every_weight_is_a_literal_alpha(name: str) -> None:
-    try:
-        before = graph_of(name, until="build-backward")
-    except LosscError as error:
-        pytest.skip(f"not built in: {error}")
+    net = read_net(GOLDEN / name / "net.prototxt", phase="TRAIN").param
+    unknown = {layer.type for layer in net.layer} - set(LAYERS)
+    if unknown:
+        pytest.skip("not built in: " + ", ".join(sorted(unknown)))
+    before = graph_of(name, until="build-backward")
     graph = graph_of(name)
     assert stored_numbers(graph) == []
     consumed = {b for call in graph.calls for b in call.bottoms}

@@ -226,7 +226,7 @@ def test_lmdb_of_images_of_several_sizes(tmp_path, images, labels):
 
 
 def test_encoded_lmdb_is_blue_green_red(tmp_path, images, labels):
-    image_module = pytest.importorskip("PIL.Image")
+    image_module = pytest.importorskip("PIL.Image", reason="Pillow, which reads images in LMDBs, is not installed")
 
     def png(image):
         file = io.BytesIO()

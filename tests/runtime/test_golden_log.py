@@ -12,7 +12,6 @@ import pytest
 import lossc
 from lossc.frontend.weights import read_state, read_weights
 
-h5py = pytest.importorskip("h5py")
 pytestmark = pytest.mark.golden
 
 # What the run itself logs, after Caffe's start-up: without prefix and without the times.
