@@ -52,7 +52,8 @@ class Request:
     ``layers``: layer types beyond the built-in ones, by name (``lang.files.collect`` finds them).
     ``brought``: each call brings the memory of the inputs and of their gradients. ``check_labels``: labels out of range
     stop a pass before it writes anything. ``check_finite``: so does the first number that is not finite; this keeps
-    every blob, and costs time.
+    every blob, and costs time. ``timed``: passes leave behind how long each kernel took,
+    which costs a barrier for each.
     """
 
     source: NetSource
@@ -68,6 +69,7 @@ class Request:
     brought: bool = False
     check_labels: bool = True
     check_finite: bool = False
+    timed: bool = False
 
     @property
     def phase(self) -> str:
@@ -85,7 +87,7 @@ class Request:
             self.source.param.SerializeToString(deterministic=True),
             (self.source.file, self.source.lines),
             _checksums(self.source.tables),
-            (self.keep, self.prefix, self.threads, self.brought, self.check_labels, self.check_finite),
+            (self.keep, self.prefix, self.threads, self.brought, self.check_labels, self.check_finite, self.timed),
             sorted((name, [tuple(s) for s in shapes]) for name, shapes in self.data_shapes.items()),
             self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
             sorted(self.loss_weights.items(), key=lambda item: item[0]),
@@ -178,7 +180,9 @@ def compile_net(request: Request) -> Compiled:
     target = parse_target(request.target, dtype=request.dtype)
     dtype = "f32" if request.dtype == "float32" else "f64"
     try:
-        program = generate(graph, target.isa, dtype, prefix=request.prefix, threads=request.threads)
+        program = generate(
+            graph, target.isa, dtype, prefix=request.prefix, threads=request.threads, timed=request.timed
+        )
     except RecursionError:
         raise GraphError(_TOO_DEEP, fix=_KEEP_SOME, file=request.source.file) from None
     return Compiled(graph, program, records)

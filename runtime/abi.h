@@ -23,6 +23,7 @@ typedef struct lossc_abi {
     int64_t (*get)(const lossc_net *net, int what);
     void (*set)(lossc_net *net, int what, int64_t value);
     double (*call)(lossc_net *net, void *const *blobs); /* forward_backward on the caller's memory; NULL: net has its own */
+    const double *(*seconds)(const lossc_net *net);    /* of each kernel in the last pass; NULL: not compiled to be timed */
 } lossc_abi;
 
 #endif

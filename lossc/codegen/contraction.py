@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from lossc.codegen.names import comment
+
+T = TypeVar("T")
 
 LINE = 120
 CACHE_LINE = 64
@@ -54,6 +56,29 @@ class Epilogue:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What the cost model chose, and what came second: their names, and the cycles of one thread it expects of each.
+
+    Without a second candidate ``second`` is empty.
+    """
+
+    name: str
+    cycles: float
+    second: str = ""
+    second_cycles: float = 0.0
+
+
+def choose(candidates: Iterable[T], cost: Callable[[T], float], name: Callable[[T], str]) -> tuple[T, Choice]:
+    """The candidate that costs least, the first of equals, and how it was chosen."""
+    priced = sorted(((cost(c), k, c) for k, c in enumerate(candidates)), key=lambda entry: entry[:2])
+    least, _, best = priced[0]
+    for price, _, other in priced[1:]:
+        if name(other) != name(best):
+            return best, Choice(name(best), least, name(other), price)
+    return best, Choice(name(best), least)
+
+
+@dataclass(frozen=True)
 class Code:
     """One C function, with its static helpers in front of it.
 
@@ -67,6 +92,7 @@ class Code:
     params: tuple[str, ...]
     shared_scratch: int
     thread_scratch: int
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)

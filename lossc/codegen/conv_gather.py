@@ -15,10 +15,12 @@ from typing import Any
 from lossc.codegen.contraction import (
     L2_BYTES,
     PANEL_BYTES,
+    Choice,
     Code,
     Isa,
     Micro,
     Types,
+    choose,
     crowded,
     finish,
     parameters,
@@ -45,6 +47,9 @@ class _Block:
     nv: int
     width: int  # of a line of col: the block's positions rounded up to whole panels
     chunk: int  # input channels at a time
+
+    def __str__(self) -> str:
+        return f"{self.mr}x{self.nv} block {self.images}x{self.rows}x{self.row_columns} chunk {self.chunk}"
 
 
 def _shapes(shape: Window) -> Iterator[tuple[int, int, int]]:
@@ -88,7 +93,7 @@ def _cost(shape: Window, types: Types, block: _Block) -> float:
     return round_up(tasks, BALANCE) * (compute + copy + store) * penalty
 
 
-def _best_block(shape: Window, isa: Isa, types: Types) -> _Block:
+def _best_block(shape: Window, isa: Isa, types: Types) -> tuple[_Block, Choice]:
     def blocks() -> Iterator[_Block]:
         for images, rows, row_columns in _shapes(shape):
             for mr, nv in tiles(isa, types, shape.oc):
@@ -97,12 +102,13 @@ def _best_block(shape: Window, isa: Isa, types: Types) -> _Block:
                 chunks = ceil(shape.ic / max(1, PANEL_BYTES // (shape.taps * nr * types.size)))
                 yield _Block(images, rows, row_columns, mr, nv, width, ceil(shape.ic / chunks))
 
-    return min(blocks(), key=lambda block: _cost(shape, types, block))
+    form = f"conv gather {'x'.join(map(str, shape.kernel))}"
+    return choose(blocks(), lambda block: _cost(shape, types, block), lambda block: f"{form} {block}")
 
 
 def gather_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
     """The C function for a spec whose output is the window's target."""
-    block = _best_block(shape, isa, types)
+    block, choice = _best_block(shape, isa, types)
     mr, nr, lanes = block.mr, block.nv * types.lanes, types.lanes
     height, width = shape.out_shape[-2:]
     in_height, in_width = shape.in_shape[-2:]
@@ -258,7 +264,7 @@ def gather_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
             "tasks": prod(part.count for part in parts),
         },
     )
-    return Code(text, tuple(params), shared, local)
+    return Code(text, tuple(params), shared, local, choice)
 
 
 def _outer_axes(shape: Window, z: str) -> list[dict[str, str]]:

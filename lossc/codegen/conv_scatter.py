@@ -12,10 +12,12 @@ from math import ceil, prod
 from typing import Any
 
 from lossc.codegen.contraction import (
+    Choice,
     Code,
     Isa,
     Micro,
     Types,
+    choose,
     crowded,
     finish,
     parameters,
@@ -42,6 +44,9 @@ class _Block:
     nv: int
     batch: int  # rows of kernels at a time
 
+    def __str__(self) -> str:
+        return f"{self.mr}x{self.nv} block {self.channels}x{self.rows} batch {self.batch}"
+
 
 def _plane_shape(shape: Window, lanes: int) -> tuple[int, ...]:
     """The plane of dx with margins on every axis, the last one in units of its stride and of vectors."""
@@ -54,7 +59,7 @@ def _plane_shape(shape: Window, lanes: int) -> tuple[int, ...]:
     return (*sizes[:-1], round_up(ceil(sizes[-1] / shape.stride[-1]), lanes))
 
 
-def _best_block(shape: Window, isa: Isa, types: Types, plane: int) -> _Block:
+def _best_block(shape: Window, isa: Isa, types: Types, plane: int) -> tuple[_Block, Choice]:
     height, width = shape.out_shape[-2:]
     channels = max(1, min(shape.ic, PLANE_BYTES // (plane * types.size)))
     if shape.n * shape.groups < ENOUGH_TASKS:
@@ -64,14 +69,18 @@ def _best_block(shape: Window, isa: Isa, types: Types, plane: int) -> _Block:
     heights = sorted({ceil(height / parts) for parts in range(1, height + 1)})
     spans = min(kernel_width, shape.stride[-1]) * (1 + ceil(width / types.lanes)) + kernel_width
 
+    planes = prod(shape.out_shape[:-2])
+    calls = shape.n * shape.groups * ceil(shape.ic / channels) * planes
+
     def cost(block: _Block) -> float:
+        """Cycles of the whole convolution, for one thread."""
         panels = ceil(block.rows * width / (block.nv * types.lanes))
         call = shape.oc * tile_cycles(block.mr, block.nv) + 3 * block.mr * block.nv + 20
         batches = ceil(kernel_rows / block.batch)
         compute = batches * ceil(block.batch * kernel_width / block.mr) * panels * call
         add = batches * block.batch * (10 + block.rows * 2 * spans)
         copy = shape.oc * (4 + 2 * panels * block.nv)
-        return ceil(height / block.rows) * (compute + add + copy)
+        return calls * ceil(height / block.rows) * (compute + add + copy)
 
     blocks = (
         _Block(channels, rows, mr, nv, batch)
@@ -80,7 +89,8 @@ def _best_block(shape: Window, isa: Isa, types: Types, plane: int) -> _Block:
         for batch in {min(b, kernel_rows) for b in (1, 2, 3, 4, 6, 8, 12)}
         for mr, nv in tiles(isa, types, batch * kernel_width)
     )
-    return min(blocks, key=cost)
+    form = f"conv scatter {'x'.join(map(str, shape.kernel))}"
+    return choose(blocks, cost, lambda block: f"{form} {block}")
 
 
 def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
@@ -90,7 +100,7 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
     line = plane_shape[-1]
     strides = [prod(plane_shape[a + 1 : -1]) * stride_w * line for a in range(len(plane_shape) - 1)]
     plane = plane_shape[0] * strides[0]
-    block = _best_block(shape, isa, types, plane)
+    block, choice = _best_block(shape, isa, types, plane)
     mr, nr, lanes = block.mr, block.nv * types.lanes, types.lanes
     height, width = shape.out_shape[-2:]
     block_width = round_up(block.rows * width, nr)
@@ -229,7 +239,7 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
             "out_at": affine([(n, shape.source_strides[0]), ("c", shape.source_strides[1])], head=shape.source),
         },
     )  # fmt: skip
-    return Code(text, tuple(params), shared, local)
+    return Code(text, tuple(params), shared, local, choice)
 
 
 def _bracket(text: str) -> str:

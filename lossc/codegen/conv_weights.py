@@ -17,6 +17,7 @@ from lossc.codegen.contraction import (
     Code,
     Isa,
     Types,
+    choose,
     finish,
     parameters,
     round_up,
@@ -105,11 +106,14 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
         return apart
 
     def cost(candidate: _Tile) -> float:
-        """Cycles for one position."""
+        """Cycles of the whole convolution, for one thread."""
         positions = rows_for(candidate.nv) * width
-        return _tile_cost(axes_for(1, shape.ic), candidate, shape.oc, types, positions) / positions
+        cycles = _tile_cost(axes_for(1, shape.ic), candidate, shape.oc, types, positions) / positions
+        return cycles * shape.n * shape.groups * prod(shape.out_shape)
 
-    tile = min(_tiles(axes_for(1, shape.ic), isa, types, shape.oc), key=cost)
+    form = f"conv weights {'x'.join(map(str, shape.kernel))}"
+    candidates = _tiles(axes_for(1, shape.ic), isa, types, shape.oc)
+    tile, choice = choose(candidates, cost, lambda candidate: f"{form} {candidate.mr}x{candidate.nv}")
     nr, mr = tile.nv * lanes, tile.mr
     co_tiles = ceil(shape.oc / nr)
     channel_blocks = _channel_blocks(shape, shape.groups * co_tiles)
@@ -247,7 +251,7 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
             "out_at": affine([("c", shape.w_row), ("j", 1)], head=spec.w),
         },
     )  # fmt: skip
-    return Code(text, tuple(params), shared, local)
+    return Code(text, tuple(params), shared, local, choice)
 
 
 def _split(number: str, sizes: tuple[int, ...], axis: int) -> str:

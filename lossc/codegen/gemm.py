@@ -15,11 +15,13 @@ from lossc.codegen.contraction import (
     L2_BYTES,
     PAGE,
     PANEL_BYTES,
+    Choice,
     Code,
     Epilogue,
     Isa,
     Micro,
     Types,
+    choose,
     crowded,
     finish,
     parameters,
@@ -117,6 +119,11 @@ class _Plan:
     cost: float
     dot: bool = False  # nv columns, vectors along k
 
+    def __str__(self) -> str:
+        packed = "a" * self.pack_a + "b" * self.pack_b
+        words = ("dot" * self.dot, "crossed" * self.side.crossed, f"packed {packed}" if packed else "")
+        return " ".join(filter(None, (f"{self.mr}x{self.nv}", *words)))
+
 
 def _plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
     """The product with this register tile: its blocks, what is packed, and the cycles this may take."""
@@ -153,13 +160,14 @@ def _dot_plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
     return _Plan(side, mr, nv, side.k, False, False, cost, dot=True)
 
 
-def _best_plan(spec: GemmSpec, isa: Isa, types: Types) -> _Plan:
+def _best_plan(spec: GemmSpec, isa: Isa, types: Types) -> tuple[_Plan, Choice]:
     plans = [_plan(side, types, *tile) for side in _sides(spec) for tile in tiles(isa, types, side.rows)]
     if spec.a_strides[1] == 1 and spec.b_strides[0] == 1 and min(spec.m, spec.n) <= FEW:
         for side in _sides(spec):
             small = [(mr, nv) for mr, nv in tiles(isa, types, side.rows) if nv <= side.columns]
             plans += [_dot_plan(side, types, *tile) for tile in small]
-    return min(plans, key=lambda plan: plan.cost)
+    form = f"gemm {'n' if spec.a_strides[1] == 1 else 't'}{'n' if spec.b_strides[1] == 1 else 't'}"
+    return choose(plans, lambda plan: plan.cost, lambda plan: f"{form} {plan}")
 
 
 def _terms(*terms: tuple[str, int]) -> str:
@@ -181,7 +189,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
     Parameters of the function: a, b, c, those of the epilogue and of alpha, then scratch where it is needed.
     """
     types = types_of(isa, dtype)
-    plan = _best_plan(spec, isa, types)
+    plan, choice = _best_plan(spec, isa, types)
     side, mr, nr = plan.side, plan.mr, plan.nv * (1 if plan.dot else types.lanes)
     row_tiles, panels = ceil(side.rows / mr), ceil(side.columns / nr)
     blocked = plan.block_k < side.k
@@ -284,4 +292,4 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
             "needs_m": view_f.mentions("m"),
         },
     )  # fmt: skip
-    return Code(text, tuple(params), a_packed + b_packed, sums)
+    return Code(text, tuple(params), a_packed + b_packed, sums, choice)

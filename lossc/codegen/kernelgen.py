@@ -9,8 +9,8 @@ from os.path import basename
 from typing import Literal
 
 from lossc.codegen.cexpr import Style
+from lossc.codegen.contraction import Choice, Epilogue
 from lossc.codegen.contraction import Code as ContractionCode
-from lossc.codegen.contraction import Epilogue
 from lossc.codegen.conv import ConvSpec, conv_code
 from lossc.codegen.environment import render
 from lossc.codegen.epilogue import epilogue_lines
@@ -46,6 +46,7 @@ class Function:
     shared_scratch: int
     thread_scratch: int
     can_fail: bool = False
+    choice: Choice | None = None
 
 
 class KernelWriter:
@@ -113,7 +114,8 @@ class KernelWriter:
         args = [pointers[_declared(p)] for p in code.params if _declared(p) not in ("shared", "local")]
         args += ["net->shared"] if code.shared_scratch else []
         args += ["local"] if code.thread_scratch else []
-        return Function(name, code.text, tuple(args), code.shared_scratch, code.thread_scratch, can_fail)
+        choice = code.choice if isinstance(code, ContractionCode) else None
+        return Function(name, code.text, tuple(args), code.shared_scratch, code.thread_scratch, can_fail, choice)
 
     # ---- kernels
 

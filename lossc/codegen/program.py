@@ -8,6 +8,7 @@ from typing import Any
 
 from lossc.codegen.environment import render
 from lossc.codegen.kernelgen import Function, KernelWriter
+from lossc.codegen.kerneltable import kernel_table
 from lossc.codegen.names import Names, comment, identifier, literal, string
 from lossc.codegen.team import wants_team
 from lossc.ir import Conv, Gemm, Graph, Ref
@@ -22,7 +23,7 @@ INTERFACE = (
 )  # fmt: skip
 INTERNAL = frozenset((
     "run_init", "run_forward", "run_backward", "run_update", "learning_rate", "finish", "abi_memory", "abi_param",
-    "abi_share_param", "abi_get", "abi_set", "schedule_weights",
+    "abi_share_param", "abi_seconds", "abi_get", "abi_set", "schedule_weights",
 ))  # fmt: skip
 
 
@@ -46,9 +47,10 @@ class Place:
     last: int
 
 
-def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", threads: int = 0) -> Program:
+def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", threads: int = 0,
+             timed: bool = False) -> Program:
     """C for the graph's sections. ``dtype`` "f32" or "f64"; ``prefix`` of the C functions (default: the net's name);
-    ``threads``: the team's size where ``create`` is given 0 (0: all cores)."""
+    ``threads``: the team's size where ``create`` is given 0 (0: all cores); ``timed``: take each kernel's time."""
     plan: MemoryPlan = graph.options["memory"]
     names = Names()
     param_index = {p.blob: k for k, p in enumerate(graph.params)}
@@ -70,10 +72,10 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
     writer = KernelWriter(graph, isa, dtype, address, taken)
     functions: list[Function] = []
     schedule: dict[str, list[dict[str, Any]]] = {"init": [], "forward": [], "backward": [], "update": []}
-    for node in graph.nodes:
+    for index, node in enumerate(graph.nodes):
         f = writer.write(node)
         functions.append(f)
-        schedule[node.section].append({"name": f.name, "args": f.args, "can_fail": f.can_fail})
+        schedule[node.section].append({"name": f.name, "args": f.args, "can_fail": f.can_fail, "index": index})
     shared = max((f.shared_scratch for f in functions), default=0)
     local = max((f.thread_scratch for f in functions), default=0)
     address("loss_total", 0)
@@ -102,6 +104,7 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         "shared": _round(shared),
         "local": _round(local),
         "threads": threads,
+        "timed": len(functions) + 1 if timed else 0,  # the last one: what lies between sections
         "blobs": _header_blobs(graph, plan),
         "diff_range": _diff_range(graph, plan),
         "phase": graph.options.get("phase", "TRAIN"),
@@ -165,6 +168,8 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         "flops": {s: sum(n.kernel.flops for n in graph.section(s) if isinstance(n.kernel, (Gemm, Conv)))
                   for s in ("forward", "backward")},
     }  # fmt: skip
+    if timed:
+        manifest["kernels"] = kernel_table(graph, functions, 4 if dtype == "f32" else 8)
     source = render("net.c.j2", view)
     return Program(source, render("net.h.j2", view), manifest, _places(source, graph, functions))
 

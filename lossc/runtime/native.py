@@ -82,6 +82,12 @@ class Native:
         """What stopped the last pass: 0 nothing, 1 a bad label, 2 a number that is not finite."""
         return int(self._abi.get(self._net, _FAILED))
 
+    def seconds(self) -> np.ndarray:
+        """How long each kernel took in the last pass, in the order of ``manifest["kernels"]``, see ``Request.timed``;
+        at the end what lay between the last two sections. The array is a view: later passes change it."""
+        count = len(self.manifest["kernels"]) + 1
+        return np.frombuffer(self._bytes(self._abi.seconds(self._net), count * 8), np.float64)
+
     # ---- memory
 
     def view(self, place: dict[str, Any]) -> np.ndarray:

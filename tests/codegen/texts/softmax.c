@@ -292,7 +292,7 @@ LOSSC_API const lossc_abi *softmax_abi(void)
         1, softmax_create, softmax_destroy, softmax_forward, softmax_backward, softmax_forward_backward,
         softmax_clear_param_diffs, NULL, NULL,
         softmax_error, abi_memory, abi_param, abi_share_param, abi_get, abi_set,
-        NULL,
+        NULL, NULL,
     };
     return &abi;
 }

@@ -1,0 +1,37 @@
+"""What each kernel of a net is and what it has to do: the part of the manifest that timings are read against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lossc.codegen.kernelgen import Function
+from lossc.ir import Graph
+from lossc.ir.work import bytes_moved, flops
+
+
+def kernel_table(graph: Graph, functions: Sequence[Function], width: int) -> list[dict[str, Any]]:
+    """One entry for each node of the graph, in the order of the graph: ``width`` is the bytes of a real.
+
+    ``kind`` is the kernel's, for convolutions with its direction; ``algorithm`` is the cost model's choice with the
+    cycles it expects of one thread, ``second`` the runner-up; both are plain names where there was nothing to choose.
+    """
+    table = []
+    for node, function in zip(graph.nodes, functions, strict=True):
+        kernel, choice = node.kernel, function.choice
+        direction = getattr(kernel, "direction", "")
+        table.append(
+            {
+                "name": function.name,
+                "layer": node.layer,
+                "section": node.section,
+                "kind": f"{kernel.kind} {direction}".strip(),
+                "flops": flops(kernel),
+                "bytes": bytes_moved(graph, kernel, width),
+                "algorithm": choice.name if choice else f"{kernel.kind} {direction}".strip(),
+                "cycles": choice.cycles if choice else None,
+                "second": choice.second if choice else "",
+                "second_cycles": choice.second_cycles if choice and choice.second else None,
+            }
+        )
+    return table

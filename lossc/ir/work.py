@@ -1,0 +1,54 @@
+"""How much a kernel computes and moves: what rooflines are drawn from."""
+
+from __future__ import annotations
+
+from math import prod
+
+from lossc.errors import InternalError
+from lossc.ir.blob import Access, Ref
+from lossc.ir.expr import Expr, walk
+from lossc.ir.graph import Graph
+from lossc.ir.kernels import Conv, Gemm, Kernel, Map, Pool
+
+
+def flops(kernel: Kernel) -> int:
+    """Floating-point operations of one run. A function such as exp counts as one; a pool's comparison too."""
+    if isinstance(kernel, (Conv, Gemm)):
+        return kernel.flops + (_operations(kernel.epilogue, kernel.out.size) if kernel.epilogue is not None else 0)
+    if isinstance(kernel, Map):
+        seen: dict[Expr, None] = {}
+        for store in kernel.stores:
+            seen.update(dict.fromkeys(walk(store.value)))
+        return sum(_own(e) for e in seen) + sum(s.access.points for s in kernel.stores if s.accumulate)
+    if isinstance(kernel, Pool):
+        return kernel.y.size * prod(kernel.geometry.kernel)
+    return 0
+
+
+def _operations(expr: Expr, points: int) -> int:
+    return points * sum(1 for e in dict.fromkeys(walk(expr)) if e.children())
+
+
+def _own(expr: Expr) -> int:
+    """Operations of one node over its own dimensions: those of its operands, which a reduction sums over."""
+    if not expr.children():
+        return 0
+    dims = frozenset().union(*(child.varies for child in expr.children()))
+    return prod(d.extent for d in dims)
+
+
+def bytes_moved(graph: Graph, kernel: Kernel, width: int) -> int:
+    """Bytes read and written at least: each operand once, those that are added to twice. ``width``: of a real."""
+    read: dict[Ref | Access, None] = dict.fromkeys(kernel.inputs())
+    written: dict[Ref | Access, None] = dict.fromkeys(kernel.outputs())
+    again = [x for x in written if x.blob in kernel.accumulates and x not in read]
+    return sum(_size(graph, x, width) for x in (*read, *written, *again))
+
+
+def _size(graph: Graph, operand: Ref | Access, width: int) -> int:
+    if not isinstance(operand, (Ref, Access)):
+        raise InternalError(f"{operand!r} is no operand")
+    points = operand.size if isinstance(operand, Ref) else operand.points
+    blob = graph.blobs[operand.blob]
+    # Windows meet elements more than once; no more than the whole blob is moved.
+    return min(points, blob.size) * (1 if blob.dtype == "u8" else width)

@@ -1,0 +1,1 @@
+"""How long kernels take, and how long this machine needs at least."""
