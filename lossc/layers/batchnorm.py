@@ -43,24 +43,26 @@ class BatchNorm(Layer):
         x, y = (_channels(r) for r in (io.bottom, io.top))
         eps = Scalar(p.eps, "eps")
         sums, squares, factor = io.params
-        std = io.saved["std"] = b.temp("std", (x.shape[1],))
+        mean, rstd = b.temp("mean", (x.shape[1],)), b.temp("rstd", (x.shape[1],))
+        io.saved["rstd"] = rstd
         if self._global():
             f = expr(factor.reshape()[""])
             share = where(eq(f, 0.0), 0.0, 1.0 / f)
-            b.map((std["c"], sqrt(expr(squares["c"]) * share + eps)))
-            b.map((y["nci"], (expr(x["nci"]) - expr(sums["c"]) * share) / std["c"]))
+            deviation = sqrt(expr(squares["c"]) * share + eps)
+            b.map((mean["c"], expr(sums["c"]) * share), (rstd["c"], 1.0 / deviation), note="mean and 1 / deviation")
+            b.map((y["nci"], (expr(x["nci"]) - mean["c"]) * rstd["c"]))
             return
         m = x.shape[0] * x.shape[2]
-        mean, variance = b.temp("mean", (x.shape[1],)), b.temp("variance", (x.shape[1],))
+        variance = b.temp("variance", (x.shape[1],))
         batch_mean = total(expr(x["nci"]), "ni") / Scalar(m, "m")
         centred = expr(x["nci"]) - batch_mean
         batch_variance = total(centred * centred, "ni") / Scalar(m, "m")
-        deviation = sqrt(batch_variance + eps)
+        reciprocal = 1.0 / sqrt(batch_variance + eps)
         b.map(
             (mean["c"], batch_mean),
             (variance["c"], batch_variance),
-            (std["c"], deviation),
-            (y["nci"], centred / deviation),
+            (rstd["c"], reciprocal),
+            (y["nci"], centred * reciprocal),
         )
         f = expr(Scalar(p.moving_average_fraction, "moving_average_fraction"))
         unbiased = Scalar(m / (m - 1), "m / (m - 1)") if m > 1 else Scalar(1.0)
@@ -78,7 +80,7 @@ class BatchNorm(Layer):
         if not self._global():
             m = Scalar(io.bottom.size // io.bottom.shape[1], "m")
             dy = dy - total(dy, "ni") / m - total(dy * y, "ni") / m * y
-        b.add(_channels(io.bottom_diff)["nci"], dy / io.saved["std"]["c"])
+        b.add(_channels(io.bottom_diff)["nci"], dy * io.saved["rstd"]["c"])
 
 
 def _channels(ref: Ref) -> Ref:

@@ -127,15 +127,19 @@ def _absorb(graph: Graph, node: Node) -> bool:
     if set(roots(graph, value.reads())) & {graph.root(out.blob)} != {graph.root(out.blob)}:
         return False
     others = [r for r in value.reads() if r != out.blob]
-    if any(
-        roots(graph, n.kernel.writes()) & roots(graph, others) for n in between(graph, node, user)
-    ):  # the operands must be ready when the contraction runs
+    earlier = _to_run_before(graph, node, user, others)
+    if earlier is None:  # the operands must be ready when the contraction runs
         return False
     if not in_place and (store.accumulate or touches_between(graph, [store.access.blob], node, user)):
         return False
     built = _epilogue(graph, kernel, value, in_place)
     if built is None:
         return False
+    if earlier:
+        moved = {n.id for n in earlier}
+        rest = [n.id for n in graph.nodes if n.id not in moved]
+        at = rest.index(node.id)
+        graph.reorder([*rest[:at], *(n.id for n in earlier), *rest[at:]])
     fresh = _with(kernel, *built)
     graph.replace(node, fresh, note=_joined(node.note, user.note))
     why = "it is the next to use the result, element by element, and its operands are ready"
@@ -144,6 +148,29 @@ def _absorb(graph: Graph, node: Node) -> bool:
     if not in_place:
         graph.remove_blob(out.blob)
     return True
+
+
+def _to_run_before(graph: Graph, node: Node, user: Node, operands: list[str]) -> list[Node] | None:
+    """The maps between the two that compute the operands, if they can as well run before the first; None if not.
+
+    So the statistics of a BatchNorm, which its layer computes after the convolution that it normalises, are there when
+    the convolution's tiles are.
+    """
+    needed, moved, stay = roots(graph, operands), list[Node](), list[Node]()
+    for n in reversed(between(graph, node, user)):
+        if roots(graph, n.kernel.writes()) & needed:
+            moved.insert(0, n)
+            needed |= roots(graph, n.kernel.reads())
+        else:
+            stay.append(n)
+    passed = [(roots(graph, n.kernel.reads()), roots(graph, n.kernel.writes())) for n in (node, *stay)]
+    for n in moved:
+        reads, writes = roots(graph, n.kernel.reads()), roots(graph, n.kernel.writes())
+        if not isinstance(n.kernel, Map) or n.section != node.section:
+            return None
+        if any(reads & theirs or writes & (used | theirs) for used, theirs in passed):
+            return None
+    return moved
 
 
 def _called(node: Node) -> str:
