@@ -3,12 +3,13 @@
 - Gather: an implicit matrix product with columns gathered per block (``conv_gather``). It serves the forward pass, and
   the gradient of the data where the stride is 1: that is a convolution of dy with turned weights.
 - Scatter (``conv_scatter``): columns of the gradient are computed per block and added where they came from.
+- Winograd (``winograd``): the same two for 3 x 3 kernels of stride 1, where enough channels make up for its transforms.
 - Weights (``conv_weights``): taps of x are broadcast from where they lie, vectors run over output channels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
@@ -17,10 +18,13 @@ from lossc.codegen.conv_gather import gather_code
 from lossc.codegen.conv_scatter import scatter_code
 from lossc.codegen.conv_weights import weights_code
 from lossc.codegen.conv_window import Window, window
+from lossc.codegen.winograd import applies, winograd_block, winograd_code
 from lossc.errors import InternalError
 
 GATHER_WASTE = 1.4  # how many more positions dx may have than dy before scattering is the faster way
 GATHER_CHANNELS = 8  # of dx in a group, for which columns of dy are worth copying
+WINOGRAD_CHANNELS = 16  # of either side in a group, from which transforms can pay
+WINOGRAD_GAIN = 1.2  # by how much the estimate must be better, for larger rounding errors and scratch
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,8 @@ class ConvSpec:
     alpha_args: tuple[str, ...] = ()
 
 
-def conv_code(spec: ConvSpec, isa: Isa, dtype: str) -> Code:
-    """The C function of a convolution; every thread of the team calls it.
+def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: bool = False) -> Code:
+    """The C function of a convolution; every thread of the team calls it. ``winograd`` allows Winograd's algorithms.
 
     Parameters of the function: the two inputs and the output (forward: x, w, y; bwd_data: y, w, x; bwd_weights:
     x, y, w), those of the epilogue and of alpha, then scratch where it is needed. Raises InternalError for shapes
@@ -70,13 +74,19 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str) -> Code:
         raise InternalError(f"convolution {spec.name}: axes, channels and groups do not fit together")
     types = types_of(isa, dtype)
     shape = window(spec)
-    if spec.direction == "forward":
-        return gather_code(spec, shape, isa, types)
     if spec.direction == "bwd_weights":
         return weights_code(spec, shape, isa, types)
-    if _gathers(shape):
-        return gather_code(spec, shape.turned(), isa, types)
-    return scatter_code(spec, shape, isa, types)
+    turned = shape.turned() if spec.direction == "bwd_data" else shape
+    if spec.direction == "forward" or _gathers(shape):
+        code = gather_code(spec, turned, isa, types)
+    else:
+        code = scatter_code(spec, shape, isa, types)
+    if winograd and dtype == "f32" and applies(turned) and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
+        _, choice = winograd_block(turned, isa, types)
+        if code.choice and choice.cycles * WINOGRAD_GAIN < code.choice.cycles:
+            fast = winograd_code(spec, turned, isa, types)
+            return replace(fast, choice=replace(choice, second=code.choice.name, second_cycles=code.choice.cycles))
+    return code
 
 
 def _gathers(shape: Window) -> bool:
