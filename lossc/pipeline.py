@@ -52,7 +52,8 @@ class Request:
     ``layers``: layer types beyond the built-in ones, by name (``lang.files.collect`` finds them).
     ``brought``: each call brings the memory of the inputs and of their gradients. ``check_labels``: labels out of range
     stop a pass before it writes anything. ``check_finite``: so does the first number that is not finite; this keeps
-    every blob, and costs time. ``timed``: passes leave behind how long each kernel took,
+    every blob, and costs time. ``winograd``: allow Winograd's convolutions where they are faster, in float32; they
+    round less exactly. ``timed``: passes leave behind how long each kernel took,
     which costs a barrier for each.
     """
 
@@ -70,6 +71,7 @@ class Request:
     check_labels: bool = True
     check_finite: bool = False
     timed: bool = False
+    winograd: bool = True
 
     @property
     def phase(self) -> str:
@@ -88,6 +90,7 @@ class Request:
             (self.source.file, self.source.lines),
             _checksums(self.source.tables),
             (self.keep, self.prefix, self.threads, self.brought, self.check_labels, self.check_finite, self.timed),
+            self.winograd,
             sorted((name, [tuple(s) for s in shapes]) for name, shapes in self.data_shapes.items()),
             self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
             sorted(self.loss_weights.items(), key=lambda item: item[0]),
@@ -164,6 +167,7 @@ def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, t
     graph.options["keep"] = "all" if request.check_finite else request.keep
     graph.options["check_labels"] = request.check_labels
     graph.options["brought"] = request.brought
+    graph.options["winograd"] = request.winograd
     manager = PassManager(passes)
     try:
         manager.run(graph, until)
@@ -204,7 +208,10 @@ def build(request: Request) -> Built:
     from lossc.build.library import compile_library
 
     program = compile_net(request).program
-    library = compile_library(program.source, target=target, extra_files={"net.h": program.header}, cache=cache)
+    kernels = [(place.name, place.first, place.last) for place in program.functions]
+    library = compile_library(
+        program.source, target=target, extra_files={"net.h": program.header}, kernels=kernels, cache=cache
+    )
     entry = {"library": library.name, "manifest": program.manifest}
     cache.put("requests", key, json.dumps(entry).encode())
     return Built(library, json.loads(json.dumps(program.manifest)))

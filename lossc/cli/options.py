@@ -72,6 +72,10 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     add(parser, "no-check-labels", dest="check_labels", action="store_false", help=help)
     help = "stop at the first number that is not finite, and name its layer, blob and index; slower"
     add(parser, "check-finite", action="store_true", help=help)
+    help = "no Winograd convolutions: they are faster, and round less exactly"
+    add(parser, "no-winograd", dest="winograd", action="store_false", help=help)
+    help = "no algorithm that rounds less exactly than plain sums; today the same as --no-winograd"
+    add(parser, "exact", dest="winograd", action="store_false", help=help)
     add(parser, "runtime-weight", action="append", default=[], metavar="LOSS[=VALUE]", help=weight)
     weight = "another loss_weight: a number, or a schedule such as step:0.3,gamma=0.1,stepsize=1000"
     add(parser, "loss-weight", action="append", default=[], metavar="LOSS=WEIGHT", help=weight)

@@ -9,7 +9,7 @@ from os.path import basename
 from typing import Literal
 
 from lossc.codegen.cexpr import Style
-from lossc.codegen.contraction import Choice, Epilogue
+from lossc.codegen.contraction import LOCALS, Choice, Epilogue
 from lossc.codegen.contraction import Code as ContractionCode
 from lossc.codegen.conv import ConvSpec, conv_code
 from lossc.codegen.environment import render
@@ -31,7 +31,7 @@ _LOCALS = """
     to p1 p2 sum packed packed_a packed_b depth image images group x y w h a b q at in source target length runs
     first last chunk block count total turned sums alpha padded tap line
 """
-_RESERVED = frozenset(_LOCALS.split())
+_RESERVED = LOCALS | frozenset(_LOCALS.split())
 #: How many numbers a task of a check looks at.
 _CHUNK = 4096
 
@@ -163,6 +163,7 @@ class KernelWriter:
     def _conv(self, name: str, heading: str, kernel: Conv) -> Function:
         params, pointers, strides = self._bind({"x": kernel.x, "w": kernel.w, "y": kernel.y})
         g = kernel.geometry
+        winograd = self.graph.options.get("winograd") is True
         spec = ConvSpec(
             name=name,
             comment=comment(heading),
@@ -187,7 +188,7 @@ class KernelWriter:
             accumulate=kernel.accumulate,
             epilogue=self._epilogue(kernel, pointers),
         )
-        return self._function(name, conv_code(spec, self.isa, self.dtype), pointers)
+        return self._function(name, conv_code(spec, self.isa, self.dtype, winograd=winograd), pointers)
 
     def _image_strides(self, ref: Ref, strides: tuple[int, ...]) -> tuple[int, int]:
         step = 1

@@ -138,8 +138,13 @@ def _vector_sum(row: Sequence[Fraction], inputs: Sequence[str], types: Types) ->
 
 
 def _scalar_sum(row: Sequence[Fraction], inputs: Sequence[str], types: Types) -> str:
-    terms = [name if c == 1 else f"{_constant(c, types)} * {name}" for c, name in zip(row, inputs, strict=True) if c]
+    terms = [name if c == 1 else f"{_quotient(c, types)} * {name}" for c, name in zip(row, inputs, strict=True) if c]
     return " + ".join(terms).replace("+ -", "- ")
+
+
+def _quotient(value: Fraction, types: Types) -> str:
+    """C for a constant that has no short decimal form: -1.0f / 6.0f."""
+    return f"{_constant(Fraction(value.numerator), types)} / {_constant(Fraction(value.denominator), types)}"
 
 
 def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, sizes: Sequence[int] = (4, 2)) -> Code:
@@ -227,10 +232,8 @@ def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, sizes: Seque
             "out_at": affine([("n", shape.target_strides[0]), ("c", shape.target_strides[1])], head=shape.target),
             "to_input": [_vector_sum(row, d, types) for row in INPUT[m]],
             "to_output": [_vector_sum(row, d, types) for row in OUTPUT[m]],
-            "down": [_scalar_sum(row, [f"taps[{i}][r]" for i in ("c", "3 + c", "6 + c")], types) for row in WEIGHTS[m]],
-            "across": [
-                _scalar_sum(row, [f"half[i][{i}][r]" for i in range(3)], types) for row in WEIGHTS[m]
-            ],
+            "down": [_scalar_sum(row, d[:3], types) for row in WEIGHTS[m]],
+            "across": [_scalar_sum(row, d[:3], types) for row in WEIGHTS[m]],
         },
     )  # fmt: skip
     return Code(text, tuple(params), shared, at, choice)

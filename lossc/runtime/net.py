@@ -67,6 +67,7 @@ class Net:
     layer types of your own: a Python file, what ``@lossc.loss`` made, a Layer class, or a list of these.
     ``check_labels``: labels out of range are errors; without the check such labels are read past the end of rows.
     ``check_finite``: each pass stops at the first number that is not finite, at the cost of time and memory.
+    ``winograd``: False keeps to convolutions that round as plain sums do; float64 always does.
 
     Raises LosscError's kinds: PrototxtError, GraphError, DataError, WeightsError, UsageError, CompilerError; passes
     raise DataError for labels, NumericError for numbers that are not finite.
@@ -90,6 +91,7 @@ class Net:
         layers: Any = None,
         check_labels: bool = True,
         check_finite: bool = False,
+        winograd: bool = True,
     ) -> None:
         if not isinstance(file, NetSource):
             level = whole_number("level", level, -(2**31), 2**31 - 1)
@@ -112,6 +114,7 @@ class Net:
         self.request = Request(
             file, kept, target, dtype, solver, self._feed.shapes, loss_weights=dict(loss_weights or {}),
             layers=own_layers(layers), check_labels=check_labels, check_finite=check_finite,
+            winograd=winograd,
         )
         self.native = Native(build(self.request), threads or 0, seed)
         manifest = self.native.manifest

@@ -53,6 +53,7 @@ class Solver:
         layers: Any = None,
         check_labels: bool = True,
         check_finite: bool = False,
+        winograd: bool = True,
     ) -> None:
         self.source = _read(source)
         param = self.param = self.source.param
@@ -66,6 +67,7 @@ class Solver:
             self.net = Net(
                 train, train.phase, None, keep, threads, target, dtype, seed, data=data, solver=param,
                 loss_weights=loss_weights, layers=layers, check_labels=check_labels, check_finite=check_finite,
+                winograd=winograd,
             )  # fmt: skip
         tests = self.source.test_nets()
         if not isinstance(test_data, (Sequence, NoneType)) or isinstance(test_data, str):
@@ -77,7 +79,7 @@ class Solver:
             Net(
                 each, each.phase, None, "all" if param.debug_info else (), threads, target, dtype, seed, data=feed,
                 loss_weights=_known_weights(each, loss_weights or {}), layers=layers, check_labels=check_labels,
-                check_finite=check_finite,
+                check_finite=check_finite, winograd=winograd,
             )  # fmt: skip
             for each, feed in zip(tests, feeds, strict=True)
         ]
