@@ -16,7 +16,7 @@ lint: $(VENV)/.dev  ## ruff, mypy and the import rules
 	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/.run  ## times LeNet (beside PyTorch, where that is installed) and the compiler itself
-	$(VENV)/bin/python tests/bench/bench_train.py
+	$(VENV)/bin/python tests/bench/bench_nets.py --nets lenet
 	$(VENV)/bin/python tests/bench/bench_startup.py
 
 clean:
