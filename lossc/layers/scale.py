@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lossc.ir import IO, Builder, Ref
+from lossc.ir import IO, Builder, Ref, Store
 from lossc.ir.expr import expr, total
 from lossc.layers.base import Layer, ParamSpec, Shape
 from lossc.layers.fillers import filler_or
@@ -81,10 +81,16 @@ class Scale(_Broadcast):
     def backward(self, b: Builder, io: IO) -> None:
         x, dy = (expr(self._split(io, r)["osi"]) for r in (io.bottom, io.top_diff))
         learned = len(io.bottoms) == 1
-        if self._message().bias_term and io.param_diffs[-1] is not None:
-            b.add(self._flat(io.param_diffs[-1])["s"], total(dy, "oi"), note="bias gradient")
         ds = io.param_diffs[0] if learned else io.bottom_diffs[1]
-        if ds is not None:
+        db = io.param_diffs[-1] if self._message().bias_term else None
+        joined = learned and ds is not None and db is not None and ds.blob != db.blob
+        if joined and ds is not None and db is not None:  # dy, the largest operand, is read once for both
+            sums = ((db, total(dy, "oi")), (ds, total(dy * x, "oi")))
+            stores = (Store(self._flat(ref)["s"], value, accumulate=True) for ref, value in sums)
+            b.map(*stores, note="bias and scale gradient")
+        if db is not None and not joined:
+            b.add(self._flat(db)["s"], total(dy, "oi"), note="bias gradient")
+        if ds is not None and not joined:
             b.add(self._flat(ds)["s"], total(dy * x, "oi"), note="scale gradient")
         if io.bottom_diff is not None:
             b.add(self._split(io, io.bottom_diff)["osi"], dy * self._factor(io)["s"])
