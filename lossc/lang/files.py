@@ -80,7 +80,12 @@ def _installed(name: str) -> Any:
     if name not in entries:
         known = f"installed are {', '.join(sorted(entries))}" if entries else "no installed package offers layers"
         raise UsageError(f'no package offers the layers "{name}"', fix=f"{known}; a file's name ends in .py")
-    return entries[name].load()
+    entry = entries[name]
+    try:
+        return entry.load()
+    except Exception as error:  # whatever the package does when it is imported
+        message = f'the layers "{name}" of an installed package ({entry.value}) fail: {type(error).__name__}: {error}'
+        raise UsageError(message, fix="repair or reinstall that package") from error
 
 
 def is_layer_class(x: Any) -> bool:

@@ -16,6 +16,9 @@ from lossc.lang.lower import Lowering, Output
 from lossc.layers.base import Layer, ParamSpec, Shape
 from lossc.layers.extras import Extra
 
+#: The setting of ``lossc_param`` that holds all parameters as one dictionary, as PythonParameter's field does.
+_TEXT = "param_str"
+
 
 @dataclass(frozen=True)
 class _Filler:
@@ -41,8 +44,8 @@ class FunctionLayer(Layer):
 
     def __init__(self, param: Any, phase: str) -> None:
         super().__init__(param, phase)
-        text = param.python_param.param_str
-        given = {name: self.extra(name) for name in self.extras}
+        given = {name: self.extra(name) for name in self.function.defaults}
+        text = param.python_param.param_str or ("" if _TEXT in given else self.extra(_TEXT))
         self.values = self.function.parameters({**given, **(_literal(text) if text else {})})
         self._trace: Trace | None = None
 
@@ -116,7 +119,7 @@ def layer_of(function: Function) -> type[FunctionLayer]:
     members = {
         "__doc__": function.__doc__, "__module__": function.call.__module__, "function": function,
         "type": function.name, "bottoms": (least, most), "tops": (1, 1 if function.is_loss else None),
-        "is_loss": function.is_loss, "extras": {name: _extra(value) for name, value in function.defaults.items()},
+        "is_loss": function.is_loss, "extras": {_TEXT: Extra.of(""), **{n: _extra(v) for n, v in function.defaults.items()}},
     }  # fmt: skip
     return type(function.name, (FunctionLayer,), members)
 
