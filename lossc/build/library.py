@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lossc.build.cache import Cache, default_cache
 from lossc.build.compiler import Compiler, find_compiler, run
+from lossc.build.units import Kernel, split
 from lossc.errors import CompilerError, InternalError, OutputError, UsageError
 from lossc.resources import runtime_dir
 from lossc.targets import Target, host_target
@@ -49,12 +50,16 @@ def compile_library(
     compiler: Compiler | None = None,
     extra_flags: Sequence[str] = (),
     extra_files: Mapping[str, str] | None = None,
+    kernels: Sequence[Kernel] = (),
+    jobs: int | None = None,
     cache: Cache | None = None,
 ) -> Path:
     """The path of the shared library made of ``source``, from the cache if it was made before.
 
     ``name`` is a file name's stem, seen in messages alone; ``extra_files`` (name to text) lie beside the source where
-    ``#include "..."`` finds them. Raises CompilerError with the compiler's first errors; the source is then kept.
+    ``#include "..."`` finds them. Where ``kernels`` says at which lines functions stand, ``jobs`` compilers (by default
+    one per core) work on parts of a large source at once. Raises CompilerError with the compiler's first errors; the
+    source is then kept.
     """
     cache = cache or default_cache()
     compiler = compiler or find_compiler(cache)
@@ -68,7 +73,12 @@ def compile_library(
             return library
         with cache.workspace(files) as folder:
             output = f"{name}{target.library_suffix}"
-            _run(_command(compiler, flags, runtime_dir(), name, output), folder, cache)
+            jobs = jobs or os.cpu_count() or 1
+            units = split(source, kernels, jobs, f"{name}.c")
+            if len(units) == 1:
+                _run(_command(compiler, flags, runtime_dir(), name, output), folder, cache)
+            else:
+                _run_units(units, compiler, flags, output, folder, jobs, cache)
             library = cache.put_file(folder / output)
         cache.put("libraries", key, library.name.encode())
     return library
@@ -150,9 +160,34 @@ def _cached(cache: Cache, key: str) -> Path | None:
     return cache.file(name.decode()) if name else None
 
 
+def _run_units(
+    units: Sequence[str], compiler: Compiler, flags: Sequence[str], output: str, folder: Path, jobs: int, cache: Cache
+) -> None:
+    """Compiles the units, ``jobs`` at once, and links them."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    compile_flags = [flag for flag in flags if flag != "-shared"]
+    names = [f"unit{k}" for k in range(len(units))]
+    commands = []
+    for name, text in zip(names, units, strict=True):
+        (folder / f"{name}.c").write_text(text, encoding="utf-8")
+        commands.append(
+            [*compiler.command, *compile_flags, "-I", str(runtime_dir()), "-c", f"{name}.c", "-o", f"{name}.o"]
+        )
+    with ThreadPoolExecutor(jobs) as pool:
+        results = list(pool.map(lambda command: run(command, folder), commands))
+    for command, result in zip(commands, results, strict=True):  # after all have ended: nobody writes to the folder now
+        _check(command, *result, folder, cache)
+    _run([*compiler.command, *flags, *(f"{name}.o" for name in names), "-o", output, "-lm"], folder, cache)
+
+
 def _run(command: list[str], folder: Path, cache: Cache) -> None:
     """Runs the compiler in ``folder``, so that no path of this machine gets into what it makes."""
-    failed, text = run(command, folder)
+    _check(command, *run(command, folder), folder, cache)
+
+
+def _check(command: list[str], failed: bool, text: str, folder: Path, cache: Cache) -> None:
+    """Keeps the folder and raises CompilerError where the command has failed."""
     if not failed:
         return
     lines = text.splitlines()
