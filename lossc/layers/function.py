@@ -119,7 +119,8 @@ def layer_of(function: Function) -> type[FunctionLayer]:
     members = {
         "__doc__": function.__doc__, "__module__": function.call.__module__, "function": function,
         "type": function.name, "bottoms": (least, most), "tops": (1, 1 if function.is_loss else None),
-        "is_loss": function.is_loss, "extras": {_TEXT: Extra.of(""), **{n: _extra(v) for n, v in function.defaults.items()}},
+        "is_loss": function.is_loss,
+        "extras": {_TEXT: Extra.of(""), **{name: _extra(value) for name, value in function.defaults.items()}},
     }  # fmt: skip
     return type(function.name, (FunctionLayer,), members)
 
