@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-_TOO_DEEP = "hundreds of element-wise layers follow each other: fused, they are one expression that is too deep"
-_KEEP_SOME = "keep blobs between them (keep=, --keep), so that fewer layers become one"
+_TOO_DEEP = "hundreds of element-wise operations follow each other: fused, they are one expression that is too deep"
+_KEEP_SOME = "keep blobs between layers (keep=, --keep), or make several layers of one function"
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from conftest import interpreted
 
 import lossc
+from lossc.errors import GraphError
 from lossc.ir import Access
 from lossc.ir.expr import Load, op, tanh
 from lossc.ir.printer import show_expr
@@ -44,3 +46,15 @@ def test_a_deep_loss() -> None:
         y, slope = np.tanh(y) * y + 0.5, slope * ((1 - np.tanh(y) ** 2) * y + np.tanh(y))
     np.testing.assert_allclose(value, y.sum())
     np.testing.assert_allclose(grad, slope, rtol=1e-9)
+
+
+@pytest.mark.parametrize("depth", [200, 2000])
+def test_a_loss_that_is_too_deep_says_so(depth: int) -> None:
+    def deep(x):  # type: ignore[no-untyped-def]
+        for _ in range(depth):
+            x = lossc.tanh(x) + 0.5
+        return x.sum()
+
+    with pytest.raises(GraphError, match="operations follow each other") as caught:
+        lossc.compile_loss(Function("TooDeep", deep, True), x=(4, 3))
+    assert "several layers" in str(caught.value.fix)
