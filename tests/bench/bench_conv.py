@@ -1,5 +1,7 @@
 """Speed of generated convolutions as a part of the FMA peak, which is measured in alternation in the same run.
 
+Where Winograd's algorithm would be chosen, a second line is its; its rate counts the plain algorithm's operations.
+
     python tests/bench/bench_conv.py [--isa avx512] [--threads 1 2] [--only SUBSTRING]
 """
 
@@ -58,7 +60,12 @@ def main() -> None:
             x, y = s.n * s.ci * prod(s.in_shape), s.n * s.co * prod(s.out_shape)
             w = s.co * s.ci // s.groups * prod(s.kernel)
             sizes = {"forward": (x, w, y), "bwd_data": (y, w, x), "bwd_weights": (x, y, w)}[direction]
-            measure(s.name, conv_code(s, options.isa, options.dtype), 2 * y * (w // s.co), sizes, options)
+            flops = 2 * y * (w // s.co)
+            plain = conv_code(s, options.isa, options.dtype)
+            measure(s.name, plain, flops, sizes, options)
+            fast = conv_code(s, options.isa, options.dtype, winograd=True)
+            if fast != plain:
+                measure(s.name, fast, flops, sizes, options)
 
 
 if __name__ == "__main__":
