@@ -1,0 +1,92 @@
+"""Speed of generated poolings in GB/s: input and output moved once, and the mask.
+
+    python tests/bench/bench_pool.py [--isa avx512] [--threads 1 2] [--only SUBSTRING]
+"""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "codegen"), str(Path(__file__).resolve().parents[2])]
+
+from contraction_bench import arguments, timed  # noqa: E402
+
+from lossc.codegen.pool import PoolSpec, pool_code  # noqa: E402
+from lossc.resources import runtime_dir  # noqa: E402
+
+# name: method, images, channels, size, outputs, kernel, stride, pad
+SHAPES = {
+    "lenet_k2s2": ("MAX", 64, 20, 24, 12, 2, 2, 0),
+    "quick_max_k3s2": ("MAX", 100, 32, 32, 16, 3, 2, 0),
+    "quick_ave_k3s2": ("AVE", 100, 32, 16, 8, 3, 2, 0),
+    "alexnet1_k3s2": ("MAX", 16, 96, 55, 27, 3, 2, 0),
+    "alexnet2_k3s2": ("MAX", 16, 256, 27, 13, 3, 2, 0),
+    "googlenet_k3s2": ("MAX", 16, 64, 112, 56, 3, 2, 0),
+    "inception_k3s1p1": ("MAX", 16, 480, 14, 14, 3, 1, 1),
+    "googlenet_ave7": ("AVE", 16, 1024, 7, 1, 7, 1, 0),
+    "googlenet_ave5s3": ("AVE", 16, 512, 14, 4, 5, 3, 0),
+    "vgg_k2s2": ("MAX", 4, 64, 224, 112, 2, 2, 0),
+}
+
+
+def spec(name: str, direction: str) -> PoolSpec:
+    method, n, channels, size, out, kernel, stride, pad = SHAPES[name]
+    mask, kind = ("mask", "byte") if method == "MAX" else (None, "none")
+    return PoolSpec(
+        f"{name}_{direction}", name, direction, method, n, channels, (size,) * 2, (out,) * 2, (kernel,) * 2,
+        (stride,) * 2, (pad,) * 2, "x", "y", mask, kind, (channels * size**2, size**2), (channels * out**2, out**2),
+        "1.0f", False,
+    )  # fmt: skip
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    real = np.float32 if options.dtype == "f32" else np.float64
+    rng = np.random.default_rng(0)
+    for name in SHAPES:
+        specs = [s for s in (spec(name, d) for d in ("forward", "backward")) if options.only in s.name]
+        if not specs:
+            continue
+        s = spec(name, "forward")
+        y = np.zeros((s.n, s.channels, *s.out_shape), real)
+        x = rng.standard_normal((s.n, s.channels, *s.in_shape)).astype(real)
+        mask = np.zeros(y.shape, np.uint8)
+        arrays = (x, y) if s.mask is None else (x, y, mask)
+        text = '#include <float.h>\n#include "simd.h"\n#include "threads.h"\n'
+        for s in (spec(name, d) for d in ("forward", "backward")):
+            code, params = pool_code(s, options.isa, options.dtype)
+            names = ", ".join(p.split()[-1] for p in params)
+            text += f"{code}\nvoid run_{s.direction}(int threads, {', '.join(params)});\n"
+            text += f"void run_{s.direction}(int threads, {', '.join(params)})\n{{\n    (void)threads;\n"
+            text += f"    LOSSC_PARALLEL(threads)\n    {s.name}({names});\n}}\n"
+        with tempfile.TemporaryDirectory() as folder:
+            source, library = Path(folder) / "net.c", Path(folder) / "net.so"
+            source.write_text(text)
+            flags = ["-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp"]
+            flags += [*options.isa.compiler_flags("gcc"), "-fPIC", "-shared", f"-I{runtime_dir()}"]
+            subprocess.run(["gcc", *flags, str(source), "-o", str(library), "-lm"], check=True)
+            # RTLD_NODELETE: an OpenMP library must stay mapped until the process ends.
+            loaded = ctypes.CDLL(str(library), mode=0x1000 | 2)
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in arrays]
+        loaded.run_forward(ctypes.c_int(1), *pointers)  # a mask that backward can follow
+        for s in specs:
+            line = f"{s.name:28s}"
+            for threads in options.threads:
+                run = loaded[f"run_{s.direction}"]
+                best, stop = float("inf"), time.perf_counter() + options.seconds
+                while time.perf_counter() < stop:
+                    best = min(best, timed(lambda: run(ctypes.c_int(threads), *pointers), time.perf_counter))  # noqa: B023
+                rate = sum(a.nbytes for a in arrays) / best / 1e9
+                line += f"  {threads}t {rate:6.1f} GB/s {best * 1e6:8.0f} us"
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
