@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lossc.errors import UsageError
 from lossc.ir import Access, Dim, Ref, Scalar
 from lossc.ir.expr import Const, Expr, Gather, Iota, Load, Reduce, op, where
 from lossc.lang.labels import Labels
-from lossc.lang.node import Array, error
+from lossc.lang.node import Array
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Values:
         if not picked:
             return Load(access)
         if len(picked) > 1:
-            raise error("one array is picked from along two axes at once", "sum over one_hot(label, n) * x instead")
+            fix = "pick along one axis, and along the other sum over one_hot(label, n) * x"
+            raise UsageError("one array is picked from along two axes at once", fix=fix)
         return Gather(access, *picked[0])
 
     # ---- reductions

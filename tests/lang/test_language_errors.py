@@ -210,3 +210,14 @@ def test_own_backward() -> None:
         _ = Trace(few, [(2, 3), (2, 3)], {}).gradients
     with pytest.raises(ShapeError, match=r'of shape \[1, 2, 3\] for "x" \[2, 3\]'):
         _ = Trace(wide, [(2, 3), (2, 3)], {}).gradients
+
+
+def test_picking_along_two_axes() -> None:
+    def call(x, i, j):  # type: ignore[no-untyped-def]
+        return lossc.take_along_axis(lossc.take_along_axis(x, i, 1), j, 0).sum()
+
+    two = Function("Two", call, True)
+    with pytest.raises(UsageError, match="along two axes at once") as caught:
+        lossc.compile_loss(two, x=(4, 5), i=(4, 3), j=(2, 3), grad=())
+    assert "one_hot" in str(caught.value.fix)
+    assert (caught.value.file, caught.value.layer) == (__file__, "Two")
