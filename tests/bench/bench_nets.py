@@ -6,10 +6,10 @@
 A training iteration is forward, backward and SGD with momentum and decay; inputs stay the same, no data loading. Each
 round starts every peer once, one after the other, in a process of its own. Writes nets.md and nets.json to the folder:
 medians over rounds of each process's median, and the least of all; ratios are to the fastest peer. A C program that
-makes three iterations tells how much memory training takes. "+malloc" tells the C library to keep freed memory.
-The heading tells how many cores other programs kept
-busy: above a tenth of one the figures are noise, and flatter whoever spins least. ``--inference``: forward passes in phase TEST at batch 1 and 16, without losses. ``--torch-python`` names an interpreter
-that has PyTorch (by default this one); without it lossc is timed alone, and the table says so.
+makes three iterations tells how much memory training takes. "+malloc" tells the C library to keep freed memory. The
+heading tells how many cores other programs kept busy: above a tenth of one the figures are noise, and flatter whoever
+spins least. ``--inference``: forward passes in phase TEST at batch 1 and 16, without losses. ``--torch-python`` names
+an interpreter that has PyTorch (by default this one); without it lossc is timed alone, and the table says so.
 """
 
 from __future__ import annotations
