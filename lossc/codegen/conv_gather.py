@@ -205,11 +205,7 @@ def gather_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
             "signature": signature(spec.name, params, types, shared, local),
             "w": spec.w,
             "w_row": shape.w_row,
-            "w_from": affine(
-                [(group, shape.w_group), ("row0", shape.w_row), ("ci", shape.w_channel)],
-                taps - 1 if shape.flipped else 0,
-                head=spec.w,
-            ),
+            "w_from": shape.weights_at(spec.w, group),
             "flip": shape.flipped,
             "groups": shape.groups,
             "ic": shape.ic,

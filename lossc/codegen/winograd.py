@@ -200,11 +200,7 @@ def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, sizes: Seque
             "row_tail": shape.oc % mr != 0,
             "w": spec.w,
             "w_row": shape.w_row,
-            "w_from": affine(
-                [(group, shape.w_group), ("row0", shape.w_row), ("ci", shape.w_channel)],
-                8 if shape.flipped else 0,
-                head=spec.w,
-            ),
+            "w_from": shape.weights_at(spec.w, group),
             "flip": shape.flipped,
             "panels": block.panels,
             "width": width,
