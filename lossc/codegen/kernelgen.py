@@ -25,12 +25,8 @@ from lossc.ir.expr import accesses
 from lossc.ir.printer import show_kernel
 from lossc.targets import Isa
 
-#: Names that the contractions' and pools' templates use inside their functions.
-_LOCALS = """
-    shared local i j k m n c p t o r v acc out row row0 row_end rows column columns column_end panel tile from
-    to p1 p2 sum packed packed_a packed_b depth image images group x y w h a b q at in source target length runs
-    first last chunk block count total turned sums alpha padded tap line
-"""
+#: Names that pools' templates use inside their functions, beside those of contractions.
+_LOCALS = "k images x w a b at in source target length runs count padded"
 _RESERVED = LOCALS | frozenset(_LOCALS.split())
 #: How many numbers a task of a check looks at.
 _CHUNK = 4096
