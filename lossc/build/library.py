@@ -76,7 +76,7 @@ def compile_library(
             jobs = jobs or os.cpu_count() or 1
             units = split(source, kernels, jobs, f"{name}.c")
             if len(units) == 1:
-                _run(_command(compiler, flags, runtime_dir(), name, output), folder, cache)
+                _run(_command(compiler, flags, runtime_dir(), [f"{name}.c"], output), folder, cache)
             else:
                 _run_units(units, compiler, flags, output, folder, jobs, cache)
             library = cache.put_file(folder / output)
@@ -104,7 +104,7 @@ def compile_bundle(
     compiler = compiler or find_compiler(cache)
     files = _sources(source, name, extra_files)
     output = f"lib{name}{target.library_suffix}"
-    command = _command(compiler, _flags(compiler, target, extra_flags), Path("runtime"), name, output)
+    command = _command(compiler, _flags(compiler, target, extra_flags), Path("runtime"), [f"{name}.c"], output)
     try:
         (folder / "runtime").mkdir(parents=True, exist_ok=True)
         for file, text in files.items():
@@ -135,8 +135,11 @@ def _flags(compiler: Compiler, target: Target, extra: Sequence[str]) -> list[str
     return [*_FLAGS, *target.isa.compiler_flags(compiler.kind), *(["-fopenmp"] if compiler.openmp else []), *extra]
 
 
-def _command(compiler: Compiler, flags: Sequence[str], headers: Path, name: str, output: str) -> list[str]:
-    return [*compiler.command, *flags, "-I", str(headers), f"{name}.c", "-o", output, "-lm"]
+def _command(
+    compiler: Compiler, flags: Sequence[str], headers: Path, files: Sequence[str], output: str
+) -> list[str]:
+    link = [] if "-c" in flags else ["-lm"]
+    return [*compiler.command, *flags, "-I", str(headers), *files, "-o", output, *link]
 
 
 def _headers() -> list[Path]:
@@ -166,19 +169,16 @@ def _run_units(
     """Compiles the units, ``jobs`` at once, and links them."""
     from concurrent.futures import ThreadPoolExecutor
 
-    compile_flags = [flag for flag in flags if flag != "-shared"]
-    names = [f"unit{k}" for k in range(len(units))]
-    commands = []
-    for name, text in zip(names, units, strict=True):
-        (folder / f"{name}.c").write_text(text, encoding="utf-8")
-        commands.append(
-            [*compiler.command, *compile_flags, "-I", str(runtime_dir()), "-c", f"{name}.c", "-o", f"{name}.o"]
-        )
+    compile_flags = [*(flag for flag in flags if flag != "-shared"), "-c"]
+    objects, commands = [f"unit{k}.o" for k in range(len(units))], []
+    for k, text in enumerate(units):
+        (folder / f"unit{k}.c").write_text(text, encoding="utf-8")
+        commands.append(_command(compiler, compile_flags, runtime_dir(), [f"unit{k}.c"], objects[k]))
     with ThreadPoolExecutor(jobs) as pool:
         results = list(pool.map(lambda command: run(command, folder), commands))
     for command, result in zip(commands, results, strict=True):  # after all have ended: nobody writes to the folder now
         _check(command, *result, folder, cache)
-    _run([*compiler.command, *flags, *(f"{name}.o" for name in names), "-o", output, "-lm"], folder, cache)
+    _run(_command(compiler, flags, runtime_dir(), objects, output), folder, cache)
 
 
 def _run(command: list[str], folder: Path, cache: Cache) -> None:
