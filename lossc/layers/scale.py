@@ -83,15 +83,13 @@ class Scale(_Broadcast):
         learned = len(io.bottoms) == 1
         ds = io.param_diffs[0] if learned else io.bottom_diffs[1]
         db = io.param_diffs[-1] if self._message().bias_term else None
-        joined = learned and ds is not None and db is not None and ds.blob != db.blob
-        if joined and ds is not None and db is not None:  # dy, the largest operand, is read once for both
-            sums = ((db, total(dy, "oi")), (ds, total(dy * x, "oi")))
-            stores = (Store(self._flat(ref)["s"], value, accumulate=True) for ref, value in sums)
-            b.map(*stores, note="bias and scale gradient")
-        if db is not None and not joined:
-            b.add(self._flat(db)["s"], total(dy, "oi"), note="bias gradient")
-        if ds is not None and not joined:
-            b.add(self._flat(ds)["s"], total(dy * x, "oi"), note="scale gradient")
+        sums = [(db, total(dy, "oi"), "bias"), (ds, total(dy * x, "oi"), "scale")]
+        stores = {n: Store(self._flat(r)["s"], v, accumulate=True) for r, v, n in sums if r is not None}
+        if ds is not None and db is not None and learned and ds.blob != db.blob:  # dy is read once for both
+            b.map(*stores.values(), note="bias and scale gradient")
+        else:
+            for name, store in stores.items():
+                b.map(store, note=f"{name} gradient")
         if io.bottom_diff is not None:
             b.add(self._split(io, io.bottom_diff)["osi"], dy * self._factor(io)["s"])
 
