@@ -52,9 +52,8 @@ class Request:
     ``layers``: layer types beyond the built-in ones, by name (``lang.files.collect`` finds them).
     ``brought``: each call brings the memory of the inputs and of their gradients. ``check_labels``: labels out of range
     stop a pass before it writes anything. ``check_finite``: so does the first number that is not finite; this keeps
-    every blob, and costs time. ``winograd``: allow Winograd's convolutions where they are faster, in float32; they
-    round less exactly. ``timed``: passes leave behind how long each kernel took,
-    which costs a barrier for each.
+    every blob, and costs time. ``timed``: passes leave behind how long each kernel took, which costs a barrier for
+    each. ``winograd``: allow Winograd's convolutions where they are faster, in float32; they round less exactly.
     """
 
     source: NetSource
@@ -89,8 +88,8 @@ class Request:
             self.source.param.SerializeToString(deterministic=True),
             (self.source.file, self.source.lines),
             _checksums(self.source.tables),
-            (self.keep, self.prefix, self.threads, self.brought, self.check_labels, self.check_finite, self.timed),
-            self.winograd,
+            (self.keep, self.prefix, self.threads, self.brought, self.check_labels, self.check_finite),
+            (self.timed, self.winograd),
             sorted((name, [tuple(s) for s in shapes]) for name, shapes in self.data_shapes.items()),
             self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
             sorted(self.loss_weights.items(), key=lambda item: item[0]),
