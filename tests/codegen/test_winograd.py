@@ -15,6 +15,8 @@ from lossc.codegen.conv_window import window
 from lossc.codegen.winograd import INPUT, OUTPUT, WEIGHTS, applies, winograd_code
 from lossc.targets import AVX512, runnable_targets
 
+#: Times the tolerance of plain sums, of which F(2x2,3x3) needs 0.11 at most here and F(4x4,3x3) 2.9.
+PLAIN_SUMS = {2: 1.0, 4: 4.0}
 HERE = [target.isa for target in runnable_targets()]
 
 
@@ -68,7 +70,7 @@ def test_random_convolutions(isa, m, dtype, tmp_path):
     specs = [random_spec(rng, index, dtype) for index in range(16)]
     library = Library({s.name: code(s, isa, dtype, m) for s in specs}, isa, dtype, tmp_path, optimise=["-O1"])
     for seed, spec in enumerate(specs):
-        check(library, spec, dtype, seed, growth=growth(m))
+        check(library, spec, dtype, seed, growth=PLAIN_SUMS[m])
 
 
 @pytest.mark.parametrize("m", [2, 4])
