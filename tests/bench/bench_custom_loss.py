@@ -4,9 +4,9 @@
                                             [--only SUBSTRING]
 
 Value and gradient of Euclidean, softmax cross-entropy and focal at 64 KB, 1 MB, 4 MB and 64 MB of scores. Contestants
-take turns in each round; PyTorch, eager and torch.compile, runs in a process of its own, in the interpreter that
-``--peer-python`` names. Prints a Markdown table: least and median milliseconds. The NumPy body is the least that a
-Python layer costs: Caffe's own calls come on top.
+take turns in each round, each time another one first; PyTorch, eager and torch.compile, runs in a process of its own,
+in the interpreter that ``--peer-python`` names. Prints a Markdown table: least and median milliseconds. The NumPy
+body is the least that a Python layer costs: Caffe's own calls come on top.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from clock import measure
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = {"64 KB": (64, 256), "1 MB": (256, 1024), "4 MB": (1024, 1024), "64 MB": (16384, 1024)}
@@ -122,29 +122,24 @@ def torch_runs(kind: str, threads: int, x: np.ndarray, y: np.ndarray) -> dict[st
     return {"torch-eager": run(loss), "torch-compile": run(torch.compile(loss))}
 
 
-def measure(runs: dict[str, Run], seconds: float) -> dict[str, float]:
-    """Milliseconds a call, least of each contestant's calls within its turn."""
-    out = {}
-    for name, run in runs.items():
-        least, end = float("inf"), time.perf_counter() + seconds
-        while least == float("inf") or time.perf_counter() < end:
-            start = time.perf_counter()
-            run()
-            least = min(least, time.perf_counter() - start)
-        out[name] = least * 1e3
-    return out
+def turns(runs: dict[str, Run], seconds: float, first: int) -> dict[str, float]:
+    """Milliseconds a call, the least of each contestant's turn; ``first`` says who begins."""
+    names = list(runs)
+    names = names[first % len(names) :] + names[: first % len(names)]
+    return {name: measure(runs[name], seconds)["min"] for name in names}
 
 
 def peer(args: argparse.Namespace) -> int:
-    """Answers each line ``KIND SIZE`` with the times of a round."""
+    """Answers each line ``TURN KIND SIZE`` with the times of a round."""
     known: dict[str, dict[str, Run]] = {}
     for line in sys.stdin:
-        kind, size = line.strip().split(" ", 1)
-        if line not in known:
-            known = {line: torch_runs(kind, args.threads, *values(kind, SHAPES[size]))}
-            for run in known[line].values():
+        turn, kind, size = line.strip().split(" ", 2)
+        case = f"{kind} {size}"
+        if case not in known:
+            known = {case: torch_runs(kind, args.threads, *values(kind, SHAPES[size]))}
+            for run in known[case].values():
                 run()
-        found = measure(known[line], args.seconds)
+        found = turns(known[case], args.seconds, int(turn))
         print(" ".join(f"{name}={ms}" for name, ms in found.items()), flush=True)
     return 0
 
@@ -173,10 +168,10 @@ def main() -> int:
                 continue
             runs = own(kind, args.threads, *values(kind, shape))
             found: dict[str, list[float]] = {name: [] for name in COLUMNS}
-            for _ in range(args.rounds):
-                times = measure(runs, args.seconds)
+            for turn in range(args.rounds):
+                times = turns(runs, args.seconds, turn)
                 if process is not None and process.stdin is not None and process.stdout is not None:
-                    print(kind, size, file=process.stdin, flush=True)
+                    print(turn, kind, size, file=process.stdin, flush=True)
                     times |= {k: float(v) for k, v in (p.split("=") for p in process.stdout.readline().split())}
                 for name, ms in times.items():
                     found[name].append(ms)

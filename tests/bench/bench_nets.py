@@ -28,6 +28,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from clock import measure
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 NETS = (
@@ -59,20 +61,13 @@ def prepare(name: str, folder: Path, batch: int | None) -> None:
     from lossc.frontend.net import read_net
     from lossc.pipeline import Request, build_graph
 
-    param = read_net(ROOT / "examples" / "models" / f"{name}.prototxt", phase="test" if batch else "train").param
-    if batch:
-        for layer in list(param.layer):
-            if layer.type.endswith("Loss") or layer.type == "Accuracy":
-                param.layer.remove(layer)
-        used = {bottom for layer in param.layer for bottom in layer.bottom}
-        for layer in list(param.layer):
-            if layer.type == "Input" and not used & set(layer.top):
-                param.layer.remove(layer)
-            for shape in layer.input_param.shape if layer.type == "Input" else ():
-                shape.dim[0] = batch
+    phase, stages = ("test", ("deploy",)) if batch else ("train", ())
+    param = read_net(ROOT / "examples" / "models" / f"{name}.prototxt", phase=phase, stages=stages).param
+    for layer in param.layer if batch else ():
+        for shape in layer.input_param.shape if layer.type == "Input" else ():
+            shape.dim[0] = batch
     (folder / "net.prototxt").write_text(text_format.MessageToString(param))
     (folder / "solver.prototxt").write_text(SOLVER)
-    phase = "test" if batch else "train"
     graph, _ = build_graph(Request(read_net(folder / "net.prototxt", phase=phase)), until=None)
     firsts = {call.bottoms[0] for call in graph.calls if call.bottoms}
     layers = []
@@ -116,18 +111,11 @@ def lossc_step(folder: Path, threads: int) -> Callable[[], object]:
 
 
 def measure_lossc(folder: Path, threads: int, seconds: float) -> dict[str, float]:
-    """As torch_net.measure, with the time until the net is ready; this process must not need PyTorch."""
+    """As the peers', with the seconds until the net is ready."""
     start = time.perf_counter()
     step = lossc_step(folder, threads)
     ready = time.perf_counter() - start
-    step()
-    step()
-    times, end = [], time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        begin = time.perf_counter()
-        step()
-        times.append(1e3 * (time.perf_counter() - begin))
-    return {"median": statistics.median(times), "min": min(times), "ready": ready}
+    return {**measure(step, seconds, warm=2, least=3), "ready": ready}
 
 
 def memory(folder: Path, threads: int) -> dict[str, float]:

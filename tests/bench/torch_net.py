@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from clock import measure
 from torch import Tensor, nn
 
 #: A low rate: on one batch that never changes, a net must not learn so well that its gradients become denormal.
@@ -145,18 +144,6 @@ def _inference(forward: Callable[..., Tensor], inputs: dict[str, Tensor]) -> Ten
     return forward(inputs)
 
 
-def measure(step: Callable[[], object], seconds: float) -> dict[str, float]:
-    """Median and minimum (ms) of single calls, at least three after two that do not count."""
-    step()
-    step()
-    times, end = [], time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        step()
-        times.append(1e3 * (time.perf_counter() - start))
-    return {"median": statistics.median(times), "min": min(times)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("description")
@@ -167,7 +154,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with open(args.description, encoding="utf-8") as file:
         about = json.load(file)
-    print(json.dumps({**measure(step_of(about, args.peer), args.seconds), "version": torch.__version__}))
+    times = measure(step_of(about, args.peer), args.seconds, warm=2, least=3)
+    print(json.dumps({**times, "version": torch.__version__}))
 
 
 if __name__ == "__main__":
