@@ -72,10 +72,11 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     add(parser, "no-check-labels", dest="check_labels", action="store_false", help=help)
     help = "stop at the first number that is not finite, and name its layer, blob and index; slower"
     add(parser, "check-finite", action="store_true", help=help)
-    help = "no Winograd convolutions: they are faster, and round less exactly"
-    add(parser, "no-winograd", dest="winograd", action="store_false", help=help)
-    help = "no algorithm that rounds less exactly than plain sums; today the same as --no-winograd"
-    add(parser, "exact", dest="winograd", action="store_false", help=help)
+    help = "largest tile of Winograd's 3x3 convolutions: 2 (the default), 4 (faster, rounds less exactly), 0: none"
+    add(parser, "winograd", type=int, choices=(0, 2, 4), default=2, help=help)
+    add(parser, "no-winograd", dest="winograd", action="store_const", const=0, help="the same as --winograd 0")
+    help = "plain sums alone, in every convolution; today the same as --no-winograd"
+    add(parser, "exact", dest="winograd", action="store_const", const=0, help=help)
     add(parser, "runtime-weight", action="append", default=[], metavar="LOSS[=VALUE]", help=weight)
     weight = "another loss_weight: a number, or a schedule such as step:0.3,gamma=0.1,stepsize=1000"
     add(parser, "loss-weight", action="append", default=[], metavar="LOSS=WEIGHT", help=weight)

@@ -18,7 +18,7 @@ from lossc.codegen.conv_gather import gather_code
 from lossc.codegen.conv_scatter import scatter_code
 from lossc.codegen.conv_weights import weights_code
 from lossc.codegen.conv_window import Window, window
-from lossc.codegen.winograd import applies, winograd_block, winograd_code
+from lossc.codegen.winograd import OUTPUT, applies, winograd_block, winograd_code
 from lossc.errors import InternalError
 
 GATHER_WASTE = 1.4  # how many more positions dx may have than dy before scattering is the faster way
@@ -62,8 +62,9 @@ class ConvSpec:
     alpha_args: tuple[str, ...] = ()
 
 
-def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: bool = False) -> Code:
-    """The C function of a convolution; every thread of the team calls it. ``winograd`` allows Winograd's algorithms.
+def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0) -> Code:
+    """The C function of a convolution; every thread of the team calls it. ``winograd``: the largest tile of Winograd's
+    algorithm that is allowed, 0 for none.
 
     Parameters of the function: the two inputs and the output (forward: x, w, y; bwd_data: y, w, x; bwd_weights:
     x, y, w), those of the epilogue and of alpha, then scratch where it is needed. Raises InternalError for shapes
@@ -81,10 +82,11 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: bool = False) -
         code = gather_code(spec, turned, isa, types)
     else:
         code = scatter_code(spec, shape, isa, types)
-    if winograd and dtype == "f32" and applies(turned) and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
-        _, choice = winograd_block(turned, isa, types)
+    sizes = [m for m in OUTPUT if m <= winograd]
+    if sizes and dtype == "f32" and applies(turned) and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
+        _, choice = winograd_block(turned, isa, types, sizes)
         if code.choice and choice.cycles * WINOGRAD_GAIN < code.choice.cycles:
-            fast = winograd_code(spec, turned, isa, types)
+            fast = winograd_code(spec, turned, isa, types, sizes)
             return replace(fast, choice=replace(choice, second=code.choice.name, second_cycles=code.choice.cycles))
     return code
 

@@ -159,7 +159,7 @@ class KernelWriter:
     def _conv(self, name: str, heading: str, kernel: Conv) -> Function:
         params, pointers, strides = self._bind({"x": kernel.x, "w": kernel.w, "y": kernel.y})
         g = kernel.geometry
-        winograd = self.graph.options.get("winograd") is True
+        winograd = self.graph.options.get("winograd", 0)
         spec = ConvSpec(
             name=name,
             comment=comment(heading),

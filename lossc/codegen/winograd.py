@@ -103,7 +103,7 @@ def _cost(shape: Window, types: Types, block: _Block) -> float:
     return round_up(blocks, BALANCE) * per_task * penalty + once
 
 
-def winograd_block(shape: Window, isa: Isa, types: Types, sizes: Sequence[int] = (4, 2)) -> tuple[_Block, Choice]:
+def winograd_block(shape: Window, isa: Isa, types: Types, sizes: Sequence[int]) -> tuple[_Block, Choice]:
     """The best tile size of `sizes`, register tile and block, and how it was chosen."""
 
     def blocks() -> Iterator[_Block]:
@@ -147,8 +147,8 @@ def _quotient(value: Fraction, types: Types) -> str:
     return f"{_constant(Fraction(value.numerator), types)} / {_constant(Fraction(value.denominator), types)}"
 
 
-def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, sizes: Sequence[int] = (4, 2)) -> Code:
-    """The C function for a spec whose output is the window's target."""
+def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, sizes: Sequence[int]) -> Code:
+    """The C function for a spec whose output is the window's target, with the best of the tile sizes."""
     block, choice = winograd_block(shape, isa, types, sizes)
     m, mr, lanes = block.m, block.mr, types.lanes
     edge, nr = m + 2, block.nv * lanes

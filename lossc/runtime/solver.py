@@ -53,7 +53,7 @@ class Solver:
         layers: Any = None,
         check_labels: bool = True,
         check_finite: bool = False,
-        winograd: bool = True,
+        winograd: int = 2,
     ) -> None:
         self.source = _read(source)
         param = self.param = self.source.param

@@ -63,7 +63,7 @@ def main() -> None:
             flops = 2 * y * (w // s.co)
             plain = conv_code(s, options.isa, options.dtype)
             measure(s.name, plain, flops, sizes, options)
-            fast = conv_code(s, options.isa, options.dtype, winograd=True)
+            fast = conv_code(s, options.isa, options.dtype, winograd=4)
             if fast != plain:
                 measure(s.name, fast, flops, sizes, options)
 

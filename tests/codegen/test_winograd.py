@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 from dataclasses import replace
 
@@ -10,9 +11,14 @@ import pytest
 from contraction_harness import Library, local_names
 from test_conv import check, conv, epilogue
 
+from lossc.cli import inspect_command
+from lossc.cli.request import net_request
 from lossc.codegen.contraction import LOCALS, types_of
 from lossc.codegen.conv_window import window
 from lossc.codegen.winograd import INPUT, OUTPUT, WEIGHTS, applies, winograd_code
+from lossc.errors import UsageError
+from lossc.frontend.net import read_net_text
+from lossc.pipeline import Request, compile_net
 from lossc.targets import AVX512, runnable_targets
 
 #: Times the tolerance of plain sums, of which F(2x2,3x3) needs 0.11 at most here and F(4x4,3x3) 2.9.
@@ -95,3 +101,35 @@ def test_names_and_lines():
         spec = random_spec(rng, index, "f32")
         text = code(replace(spec, epilogue=None), AVX512, "f32", 4).text
         assert local_names(text) <= LOCALS
+
+
+NET = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 4 dim: 64 dim: 56 dim: 56 } } }
+layer { name: "y" type: "Convolution" bottom: "x" top: "y"
+        convolution_param { num_output: 64 kernel_size: 3 pad: 1 } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "winograd", "algorithm"),
+    [
+        ([], 2, "conv winograd F(2x2,3x3)"),
+        (["--winograd", "4"], 4, "conv winograd F(4x4,3x3)"),
+        (["--no-winograd"], 0, "conv gather"),
+        (["--exact"], 0, "conv gather"),
+    ],
+)
+def test_options_choose_among_the_algorithms(options, winograd, algorithm, tmp_path):
+    (tmp_path / "net.prototxt").write_text(NET)
+    parser = argparse.ArgumentParser()
+    inspect_command.add_arguments(parser)
+    request, _ = net_request(parser.parse_args([str(tmp_path / "net.prototxt"), "--target", "avx512", *options]))
+    assert request.winograd == winograd
+    kernels = compile_net(replace(request, timed=True)).program.manifest["kernels"]
+    (chosen,) = [k["algorithm"] for k in kernels if k["kind"] == "conv forward"]
+    assert chosen.startswith(algorithm)
+
+
+def test_another_tile_is_an_error():
+    with pytest.raises(UsageError, match="winograd is 3"):
+        Request(read_net_text(NET, "net.prototxt"), winograd=3)
