@@ -25,10 +25,8 @@ _FLAGS = (
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=off",
-    "-fPIC",
-    "-shared",
-    "-fvisibility=hidden",
 )
+_SHARED = ("-fPIC", "-shared", "-fvisibility=hidden")
 _ERROR_LINES = 5
 
 
@@ -132,7 +130,13 @@ def _flags(compiler: Compiler, target: Target, extra: Sequence[str]) -> list[str
             f"{compiler.command[0]} compiles for {host.triple} and cannot make a library for {target.triple}",
             fix="generate the C here and compile it there",
         )
-    return [*_FLAGS, *target.isa.compiler_flags(compiler.kind), *(["-fopenmp"] if compiler.openmp else []), *extra]
+    return [*program_flags(target, compiler), *_SHARED, *extra]
+
+
+def program_flags(target: Target, compiler: Compiler | None = None) -> list[str]:
+    """What the compiler is told where generated C is a part of a program; without one: gcc or clang, no OpenMP."""
+    flags = [*_FLAGS, *target.isa.compiler_flags("gcc" if compiler is None else compiler.kind)]
+    return [*flags, "-fopenmp"] if compiler is not None and compiler.openmp else flags
 
 
 def _command(

@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "name", default="", metavar="NAME", help="prefix of the C functions (the net's name)")
     add(parser, "keep", default="", metavar="A,B", help='blobs that stay readable besides outputs; "all" for every one')
     add(parser, "source-only", action="store_true", help="write the C alone, such as for another machine's target")
+    help = "write check/ too: a C program that compares the net's gradients with differences, in double; `make` runs it"
+    add(parser, "checker", action="store_true", help=help)
     add_build(parser)
 
 
@@ -37,13 +39,16 @@ def run(args: argparse.Namespace) -> int:
     with located(solver):
         program = compile_net(request).program
     folder = Path(args.output)
-    written = write_bundle(request, program, folder, source_only=args.source_only)
+    written = write_bundle(request, program, folder, source_only=args.source_only, checker=args.checker)
     print(f"wrote {', '.join(written)} to {folder}")
     return 0
 
 
-def write_bundle(request: Request, program: Program, folder: Path, *, source_only: bool = False) -> list[str]:
-    """Writes net.c, net.h, runtime/, manifest.json and, unless ``source_only``, the library; returns their names.
+def write_bundle(
+    request: Request, program: Program, folder: Path, *, source_only: bool = False, checker: bool = False
+) -> list[str]:
+    """Writes net.c, net.h, runtime/, manifest.json, unless ``source_only`` the library, and with ``checker`` check/;
+    returns their names.
 
     All is made in a folder beside ``folder`` first: where something fails nothing of it is left, and what was there
     stays as it is. Raises CompilerError, OutputError.
@@ -55,10 +60,12 @@ def write_bundle(request: Request, program: Program, folder: Path, *, source_onl
             about = _sources(program, place) if source_only else _bundle(request, program, place)
             text = json.dumps({**program.manifest, **about}, indent=1)
             (place / "manifest.json").write_text(f"{text}\n", encoding="utf-8")
+            if checker:
+                _write_checker(request, place / "check", source_only)
             written = sorted(entry.name for entry in place.iterdir())
-            (folder / "runtime").mkdir(parents=True, exist_ok=True)
             for path in sorted(place.rglob("*")):
                 if path.is_file():
+                    (folder / path.relative_to(place)).parent.mkdir(parents=True, exist_ok=True)
                     os.replace(path, folder / path.relative_to(place))
             return written
     except OSError as error:
@@ -80,6 +87,15 @@ def _bundle(request: Request, program: Program, place: Path) -> dict[str, Any]:
         "command": made.command,
         "compiler": {"kind": compiler.kind, "version": compiler.version, "openmp": compiler.openmp},
     }
+
+
+def _write_checker(request: Request, place: Path, source_only: bool) -> None:
+    from lossc.build import find_compiler
+    from lossc.testing.checker import checker_files
+
+    place.mkdir()
+    for name, text in checker_files(request, None if source_only else find_compiler()).items():
+        (place / name).write_text(text, encoding="utf-8")
 
 
 def _sources(program: Program, place: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 #: Partial derivatives that are compared of each array.
 SAMPLES = 40
 #: Layers whose inputs must be positive for their gradient to mean anything.
-_POSITIVE = frozenset({"Log", "MultinomialLogisticLoss", "Power"})
+POSITIVE = frozenset({"Log", "MultinomialLogisticLoss", "Power"})
 #: Layers that hold no gradient to check, or whose input is not theirs to give.
 _NOTHING = frozenset({"Accuracy", "ArgMax", "Silence", "Threshold"})
 
@@ -249,7 +249,7 @@ def _inputs(layer: Any, kind: str, shapes: list[Shape], seed: int) -> dict[str, 
     for k, shape in enumerate(shapes):
         if not layer.propagates_to(k):
             out[f"bottom{k}"] = rng.integers(0, _classes(shapes[0]), shape).astype(np.float64)
-        elif kind in _POSITIVE:
+        elif kind in POSITIVE:
             out[f"bottom{k}"] = np.asarray(rng.uniform(0.05, 1.0, shape))
     return out
 
