@@ -31,15 +31,32 @@ class Expr:
     @cached_property
     def varies(self) -> frozenset[Dim]:
         """The dimensions along which the value changes."""
+        _know_below(self, "varies")
+        return self._varies()
+
+    def _varies(self) -> frozenset[Dim]:
         return frozenset().union(*(c.varies for c in self.children()))
 
     @cached_property
     def written_size(self) -> int:
         """How many nodes it has where it is written out as a tree, with shared parts each time."""
+        _know_below(self, "written_size")
         return 1 + sum(c.written_size for c in self.children())
 
     @cached_property
+    def depth(self) -> int:
+        """How many operations follow each other on the longest way from what it reads."""
+        _know_below(self, "depth")
+        return max((1 + c.depth for c in self.children()), default=0)
+
+    @cached_property
+    def accesses(self) -> tuple[Access, ...]:
+        """What it reads, in order of first use."""
+        return tuple(dict.fromkeys(e.access for e in walk(self) if isinstance(e, (Load, Gather))))
+
+    @cached_property
     def _hash(self) -> int:
+        _know_below(self, "_hash")
         return hash((type(self).__name__, *(getattr(self, f.name) for f in fields(self))))  # type: ignore[arg-type]
 
     def __hash__(self) -> int:
@@ -94,11 +111,28 @@ class Expr:
         return op("ge", self, o)
 
 
+def _know_below(root: Expr, name: str) -> None:
+    """Computes a cached property of all operands, theirs first: where many operations follow each other, a property
+    that asks for its operands' would call itself as often."""
+    below = [c for c in root.children() if name not in c.__dict__]
+    if any(c.children() for c in below):
+        for node in postorder(below, lambda e: [c for c in e.children() if name not in c.__dict__]):
+            getattr(node, name)
+
+
+def _first(e: Expr) -> Expr:
+    """The one that stands for all that were found to be equal to ``e``."""
+    while (other := e.__dict__.get("_equal")) is not None:
+        e = other
+    return e
+
+
 def _same(a: Expr, b: Expr) -> bool:
-    """Whether two trees are equal. Each pair of nodes is looked at once, however often parts are shared."""
-    stack, seen = [(a, b)], set[tuple[int, int]]()
+    """Whether two trees are equal. Each pair of nodes is looked at once, however often parts are shared; what was found
+    to be equal is known from then on."""
+    stack, seen = [(a, b)], dict[tuple[int, int], tuple[Expr, Expr]]()
     while stack:
-        x, y = stack.pop()
+        x, y = (_first(e) for e in stack.pop())
         if x is y or (id(x), id(y)) in seen:
             continue
         if type(x) is not type(y) or hash(x) != hash(y) or x._own != y._own:
@@ -106,8 +140,12 @@ def _same(a: Expr, b: Expr) -> bool:
         mine, theirs = x.children(), y.children()
         if len(mine) != len(theirs):
             return False
-        seen.add((id(x), id(y)))
+        seen[id(x), id(y)] = x, y
         stack.extend(zip(mine, theirs, strict=True))
+    for x, y in seen.values():
+        first, other = _first(x), _first(y)
+        if first is not other:
+            other.__dict__["_equal"] = first
     return True
 
 
@@ -123,8 +161,7 @@ class Const(Expr):
 class Load(Expr):
     access: Access
 
-    @cached_property
-    def varies(self) -> frozenset[Dim]:
+    def _varies(self) -> frozenset[Dim]:
         return frozenset(self.access.dims)
 
 
@@ -143,8 +180,7 @@ class Gather(Expr):
     def rebuild(self, children: tuple[Expr, ...]) -> Expr:
         return Gather(self.access, children[0], self.stride, self.extent)
 
-    @cached_property
-    def varies(self) -> frozenset[Dim]:
+    def _varies(self) -> frozenset[Dim]:
         return frozenset(self.access.dims) | self.index.varies
 
 
@@ -154,8 +190,7 @@ class Iota(Expr):
 
     dim: Dim
 
-    @cached_property
-    def varies(self) -> frozenset[Dim]:
+    def _varies(self) -> frozenset[Dim]:
         return frozenset({self.dim})
 
 
@@ -165,8 +200,7 @@ class Acc(Expr):
 
     dims: tuple[Dim, ...]
 
-    @cached_property
-    def varies(self) -> frozenset[Dim]:
+    def _varies(self) -> frozenset[Dim]:
         return frozenset(self.dims)
 
 
@@ -196,8 +230,7 @@ class Reduce(Expr):
     def rebuild(self, children: tuple[Expr, ...]) -> Expr:
         return Reduce(self.kind, children[0], self.dims)
 
-    @cached_property
-    def varies(self) -> frozenset[Dim]:
+    def _varies(self) -> frozenset[Dim]:
         return self.arg.varies - frozenset(self.dims)
 
 
@@ -323,11 +356,7 @@ def rewrite(root: Expr, change: Callable[[Expr], Expr]) -> Expr:
 
 def accesses(root: Expr) -> list[Access]:
     """What the expression reads, in order of first use."""
-    out: dict[Access, None] = {}
-    for node in walk(root):
-        if isinstance(node, (Load, Gather)):
-            out.setdefault(node.access)
-    return list(out)
+    return list(root.accesses)
 
 
 def tighten(e: Expr) -> Expr:

@@ -16,7 +16,11 @@ from lossc.lang.labels import Labels
 from lossc.lang.node import Array, walk
 from lossc.lang.shaping import ELEMENTWISE
 from lossc.lang.values import FIXED, Index, Values, Walk
+from lossc.order import postorder
 
+#: How many operations may follow each other before one gets memory, and for how many some of them stand.
+_DEEPEST = 80
+_LEVELS = {"logaddexp": 6, "softmax": 5, "log_softmax": 5, "logsumexp": 5, "sign": 2, "clip": 2}
 _REDUCING = frozenset({"reduce", "logsumexp", "softmax", "log_softmax"})
 
 
@@ -106,19 +110,8 @@ class Lowering:
 
     def _open(self, *values: Array) -> list[Array]:
         """Nodes that are not in memory yet, operands first."""
-        seen: set[Array] = set()
-        out: list[Array] = []
-
-        def visit(x: Array) -> None:
-            if x not in seen and x not in self._refs:
-                seen.add(x)
-                for a in x.args:
-                    visit(a)
-                out.append(x)
-
-        for v in values:
-            visit(v)
-        return out
+        roots = [v for v in values if v not in self._refs]
+        return list(postorder(roots, lambda x: [a for a in x.args if a not in self._refs]))
 
     # ---- arrays that need memory
 
@@ -138,6 +131,17 @@ class Lowering:
         for x in _totals([o.value for o in outputs if o.like.size > 1 and o.value not in self._refs]):
             if x not in self._refs:
                 self._materialise(b, x)
+        self._cut(b, values)
+
+    def _cut(self, b: Builder, values: Sequence[Array]) -> None:
+        """Where very many operations follow each other, some of them get memory: one function of C is not endless, and
+        what walks over expressions may call itself for each level."""
+        depth, ends = dict[Array, int](), set(values)
+        for x in self._open(*values):
+            depth[x] = max((depth.get(a, 0) for a in x.args), default=0) + _LEVELS.get(x.op, 1)
+            if depth[x] >= _DEEPEST and x not in ends and x.op in ELEMENTWISE:
+                self._materialise(b, x)
+                depth[x] = 0
 
     def _materialise(self, b: Builder, x: Array) -> Ref:
         ref = self.ref_of(x)

@@ -20,6 +20,9 @@ from lossc.passes.analysis import (
     touches_between,
 )
 
+#: Operations of a map that may follow each other: a longer function of C would not be faster, and compile slowly.
+DEEPEST = 120
+
 
 @dataclass(frozen=True)
 class FuseMaps:
@@ -73,6 +76,8 @@ def _fuse(graph: Graph, node: Node) -> tuple[Node, Map, str] | None:
     if value is None:
         return None
     stores = tuple(Store(s.access, _substitute(s.value, name, value), s.accumulate) for s in target.stores)
+    if any(s.value.depth > DEEPEST for s in stores):
+        return None
     fused = make_map(stores)
     return (consumer, fused, name) if is_one_sweep(fused) else None
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import interpreted
 
 import lossc
-from lossc.errors import GraphError
+from lossc.frontend.net import read_net_text
 from lossc.ir import Access
 from lossc.ir.expr import Load, op, tanh
 from lossc.ir.printer import show_expr
@@ -48,13 +48,69 @@ def test_a_deep_loss() -> None:
     np.testing.assert_allclose(grad, slope, rtol=1e-9)
 
 
-@pytest.mark.parametrize("depth", [200, 2000])
-def test_a_loss_that_is_too_deep_says_so(depth: int) -> None:
-    def deep(x):  # type: ignore[no-untyped-def]
-        for _ in range(depth):
-            x = lossc.tanh(x) + 0.5
-        return x.sum()
+def chain(depth: int) -> Function:
+    """A loss of 2 ``depth`` operations one behind the other."""
 
-    with pytest.raises(GraphError, match="operations follow each other") as caught:
-        lossc.compile_loss(Function("TooDeep", deep, True), x=(4, 3))
-    assert "several layers" in str(caught.value.fix)
+    def deep(x, y):  # type: ignore[no-untyped-def]
+        for _ in range(depth):
+            x = lossc.tanh(x) + y
+        return (x * x).sum()
+
+    return Function("Deep", deep, True)
+
+
+def by_hand(depth: int, x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Value and gradients of ``chain(depth)``."""
+    values = [x]
+    for _ in range(depth):
+        values.append(np.tanh(values[-1]) + y)
+    dx, dy = 2 * values[-1], np.zeros_like(y)
+    for value in reversed(values[:-1]):
+        dy += dx
+        dx = dx * (1 - np.tanh(value) ** 2)
+    return float((values[-1] ** 2).sum()), dx, dy
+
+
+@pytest.mark.parametrize("depth", [20, 100, 1000])
+def test_long_chains(depth: int) -> None:
+    """However long: where one function of C would become too deep, a value in between gets memory."""
+    rng = np.random.default_rng(depth)
+    x, y = 0.1 * rng.standard_normal((4, 3)), 0.001 * rng.standard_normal((4, 3))
+    value, dx, dy = by_hand(depth, x, y)
+    loss, grads = interpreted(chain(depth), x, y)
+    np.testing.assert_allclose(loss, value, rtol=1e-9)
+    np.testing.assert_allclose(grads[0], dx, rtol=1e-7)
+    np.testing.assert_allclose(grads[1], dy, rtol=1e-7)
+
+
+def test_a_chain_of_two_thousand_operations_in_c() -> None:
+    rng = np.random.default_rng(0)
+    x, y = 0.1 * rng.standard_normal((4, 3)), 0.001 * rng.standard_normal((4, 3))
+    fn = lossc.compile_loss(chain(1000), x=(4, 3), y=(4, 3), grad="all", dtype="float64", threads=1)
+    value, dx, dy = by_hand(1000, x, y)
+    found = fn(x, y)
+    np.testing.assert_allclose(found.loss, value, rtol=1e-9)
+    np.testing.assert_allclose(found.grad_x, dx, rtol=1e-7)
+    np.testing.assert_allclose(found.grad_y, dy, rtol=1e-7)
+
+
+def test_usual_losses_stay_one_sweep() -> None:
+    """A chain that is not very long is one function still."""
+    fn = lossc.compile_loss(chain(20), x=(4, 3), y=(4, 3))
+    assert fn.source.count("static void Deep") + fn.source.count("static void deep") == 1
+
+
+def test_a_long_chain_of_layers() -> None:
+    """Fusing stops, too, before functions become too deep."""
+    text = 'layer { name: "x" type: "Input" top: "t0" input_param { shape { dim: 2 dim: 3 } } } force_backward: true'
+    for k in range(300):
+        text += f'layer {{ name: "l{k}" type: "TanH" bottom: "t{k}" top: "t{k + 1}" }}'
+    text += 'layer { name: "loss" type: "Reduction" bottom: "t300" top: "loss" loss_weight: 1 }'
+    net = lossc.Net(read_net_text(text, "net.prototxt"), lossc.TRAIN, dtype="float64")
+    x = np.linspace(-1, 1, 6).reshape(2, 3)
+    values = [x]
+    for _ in range(300):
+        values.append(np.tanh(values[-1]))
+    net.forward_backward(t0=x)
+    assert net.loss == pytest.approx(values[-1].sum())
+    np.testing.assert_allclose(net.blobs["t0"].diff, np.prod([1 - v**2 for v in values[1:]], axis=0), rtol=1e-9)
