@@ -102,7 +102,7 @@ def test_usual_losses_stay_one_sweep() -> None:
 
 def test_a_long_chain_of_layers() -> None:
     """Fusing stops, too, before functions become too deep."""
-    text = 'layer { name: "x" type: "Input" top: "t0" input_param { shape { dim: 2 dim: 3 } } } force_backward: true'
+    text = 'layer { name: "x" type: "Input" top: "t0" input_param { shape { dim: 2 dim: 3 } } } force_backward: true '
     for k in range(300):
         text += f'layer {{ name: "l{k}" type: "TanH" bottom: "t{k}" top: "t{k + 1}" }}'
     text += 'layer { name: "loss" type: "Reduction" bottom: "t300" top: "loss" loss_weight: 1 }'

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +66,61 @@ def test_a_package_that_fails_when_imported(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UsageError, match=r'"broken_losses".*ModuleNotFoundError.*a_module_that_nobody_has') as caught:
         collect("broken_losses")
     assert "reinstall" in str(caught.value.fix)
+
+
+PROJECT = """
+[build-system]
+requires = ["{backend}"]
+build-backend = "{module}"
+
+[project]
+name = "wheel-losses"
+version = "1.0"
+
+[project.entry-points."lossc.layers"]
+wheel-losses = "wheel_losses"
+"""
+PROGRAM = """
+import numpy as np
+import lossc
+
+net = lossc.Net("net.prototxt", lossc.TRAIN, layers="wheel-losses")
+print(net.forward_backward(x=np.ones((2, 3))), lossc.__file__)
+"""
+PROTOTXT = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+layer { name: "l" type: "Installed" bottom: "x" top: "l" lossc_param { scale: 2 } }
+"""
+
+
+@pytest.mark.parametrize("backend, module", [("hatchling", "hatchling.build"), ("setuptools", "setuptools.build_meta")])
+def test_a_package_that_pip_builds_and_installs(tmp_path: Path, backend: str, module: str) -> None:
+    """A project with one module becomes a wheel, is installed, and its loss is found by its type, in Python and by the
+    command."""
+    for needed in ("pip", backend):
+        if find_spec(needed) is None:
+            pytest.skip(f"the package is built by {needed}, which is not installed")
+    project, site, cache = tmp_path / "project", tmp_path / "site", tmp_path / "cache"
+    (project / "wheel_losses").mkdir(parents=True)
+    (project / "wheel_losses" / "__init__.py").write_text(LOSS)
+    (project / "pyproject.toml").write_text(PROJECT.format(backend=backend, module=module))
+    pip = ["install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", str(site), str(project)]
+    done = subprocess.run([sys.executable, "-m", "pip", *pip], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (about,) = site.glob("wheel_losses-1.0.dist-info")
+    assert "wheel_losses" in (about / "entry_points.txt").read_text()
+    (tmp_path / "net.prototxt").write_text(PROTOTXT)
+    top = Path(lossc.__file__).parents[1]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(top)]), "LOSSC_CACHE": str(cache)}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *words]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+    found = run("-c", PROGRAM)
+    assert found.stdout.split()[:1] == ["12.0"], found.stderr
+    inspected = run("-m", "lossc.cli.main", "inspect", "net.prototxt", "--layer", "wheel-losses")
+    assert inspected.returncode == 0 and "l[] = 2 * sum_cn(x[n,c])" in inspected.stdout, inspected.stderr
+    unnamed = run("-m", "lossc.cli.main", "inspect", "net.prototxt")
+    assert unnamed.returncode == 1 and 'unknown layer type "Installed"' in unnamed.stderr
+    assert "Traceback" not in unnamed.stderr
