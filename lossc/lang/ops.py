@@ -36,13 +36,27 @@ def as_array(x: Any) -> Array:
         values = np.asarray(x)
         if values.dtype == object or values.dtype.kind not in "buif":
             raise error("a list of arrays is not an array", "lossc.stack or lossc.concatenate joins arrays")
-        if values.size > MOST_CONSTANTS:
-            raise error(f"a constant array of {values.size} values", f"above {MOST_CONSTANTS} give it as a bottom")
         if values.ndim == 0:
             return const(float(values))
-        return make("table", (), (tuple(float(v) for v in values.reshape(-1)),), values.shape)
+        return _constants(values)
     fix = "the language knows numbers, NumPy arrays and the arrays that the loss was given"
     raise error(f"{type(x).__name__} is not an array", fix)
+
+
+def _constants(values: np.ndarray) -> Array:
+    """An array of constants, a condition where they are truth values; counting up and a diagonal need no memory."""
+    if values.dtype.kind == "b":
+        return make("gt", (_constants(values.astype(float)), const(0.0)), (), values.shape, True)
+    if values.ndim == 1 and values.size > 1 and np.array_equal(values, np.arange(values.size)):
+        return iota(values.size)
+    if values.ndim == 2 and min(values.shape) > 1 and np.array_equal(values, np.eye(*values.shape)):
+        from lossc.lang.shaping import place, rearrange
+
+        return place(const(1.0), rearrange(iota(values.shape[0]), (0, None)), 1, values.shape[1])
+    if values.size > MOST_CONSTANTS:
+        fix = f"above {MOST_CONSTANTS} give it as a bottom; lossc.arange, lossc.eye and lossc.one_hot need no memory"
+        raise error(f"a constant array of {values.size} values", fix)
+    return make("table", (), (tuple(float(v) for v in values.reshape(-1)),), values.shape)
 
 
 def number(x: Array) -> float | None:

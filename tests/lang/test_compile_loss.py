@@ -176,6 +176,28 @@ def test_another_function_is_another_library() -> None:
     assert values[1] == pytest.approx(2 * values[0])
 
 
+def test_the_diagonal_of_a_large_batch_needs_no_memory() -> None:
+    """InfoNCE, as it is written in NumPy: an identity matrix, or the labels 0, 1, 2 ..."""
+
+    def by_matrix(a, b):  # type: ignore[no-untyped-def]
+        return -(lossc.log_softmax(a @ b.T, 1) * np.eye(a.shape[0])).sum() / a.shape[0]
+
+    def by_label(a, b):  # type: ignore[no-untyped-def]
+        return -lossc.take_along_axis(lossc.log_softmax(a @ b.T, 1), np.arange(a.shape[0])[:, None], 1).mean()
+
+    a, b = (RNG.standard_normal((200, 8)).astype(np.float32) for _ in range(2))
+    scores = a @ b.T
+    p = np.exp(scores - scores.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    for call in (by_matrix, by_label):
+        fn = lossc.compile_loss(lossc.loss("InfoNCE")(call), a=a.shape, b=b.shape, grad="all")
+        found = fn(a, b)
+        assert found.loss == pytest.approx(-np.log(np.diag(p)).mean(), rel=1e-5)
+        np.testing.assert_allclose(found.grad_a, (p - np.eye(200)) @ b / 200, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(found.grad_b, (p - np.eye(200)).T @ a / 200, rtol=1e-3, atol=1e-6)
+        assert len(fn.source) < 100_000
+
+
 # ---- in nets
 
 
