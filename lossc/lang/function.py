@@ -11,9 +11,10 @@ from typing import Any
 
 from lossc.errors import GraphError, LosscError, ShapeError, UsageError
 from lossc.lang.gradient import gradients
-from lossc.lang.node import Array, Shape, new_input, tracing
+from lossc.lang.node import Array, Shape, failure_place, new_input, tracing
 from lossc.lang.ops import as_array, as_real, broadcast
 
+_ON_ARRAYS = "the function runs once, on symbolic arrays: they know lossc's functions and NumPy's named in the guide"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -190,7 +191,17 @@ class Trace:
         return [*self.bottoms, *self.learned]
 
     def _call(self, call: Callable[..., Any], *args: Any) -> Any:
-        return call(*args, **self.parameters, **dict(zip(self.function.learned, self.learned, strict=True)))
+        learned = dict(zip(self.function.learned, self.learned, strict=True))
+        try:
+            return call(*args, **self.parameters, **learned)
+        except (LosscError, RecursionError, MemoryError):
+            raise
+        except Exception as problem:  # whatever the user's function does
+            error = self.function.wrong(f"{type(problem).__name__}: {problem}", _ON_ARRAYS)
+            file, line = failure_place(problem)
+            if file is not None:
+                error.file, error.line = file, line
+            raise error from problem
 
     def _array(self, x: Any, what: str) -> Array:
         try:

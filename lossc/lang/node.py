@@ -89,12 +89,27 @@ def shape_error(message: str, fix: str | None = None) -> LosscError:
     return error(message, fix, ShapeError)
 
 
+def failure_place(problem: BaseException) -> tuple[str | None, int | None]:
+    """File and line of the innermost place outside the language and NumPy that an exception came through."""
+    found: tuple[str | None, int | None] = None, None
+    trace = problem.__traceback__
+    while trace is not None:
+        if not _is_own(trace.tb_frame.f_code.co_filename):
+            found = trace.tb_frame.f_code.co_filename, trace.tb_lineno
+        trace = trace.tb_next
+    return found
+
+
 def user_place() -> tuple[str | None, int | None]:
     """File and line of the innermost caller outside the language and NumPy."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not (file.startswith(_HERE) or f"{os.sep}numpy{os.sep}" in file):
+        if not _is_own(file):
             return file, frame.f_lineno
         frame = frame.f_back
     return None, None
+
+
+def _is_own(file: str) -> bool:
+    return file.startswith(_HERE) or f"{os.sep}numpy{os.sep}" in file

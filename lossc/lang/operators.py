@@ -182,6 +182,17 @@ class Operators:
     def clip(self, low: Any = None, high: Any = None) -> Array:
         return _call("clip", self, low, high)
 
+    def astype(self, dtype: Any, **options: Any) -> Array:
+        """Truth values as numbers, numbers as truth values; real numbers stay what they are: the net has one type."""
+        from numpy import dtype as type_of
+
+        kind = type_of(dtype).kind
+        if kind == "f":
+            return _call("as_real", self)
+        if kind == "b":
+            return _call("not_equal", self, 0.0)
+        _refuse(f"all numbers of a net are real: there is no {type_of(dtype)}", "lossc.trunc and lossc.floor round")
+
     # ---- NumPy's protocols
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:

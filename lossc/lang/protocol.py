@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,9 @@ _UFUNCS: dict[str, Callable[..., Array]] = {
     name: getattr(f, name)
     for name in _SAME
 } | {"absolute": f.abs, "fabs": f.abs, "float_power": f.power, "bitwise_and": f.logical_and,
-     "bitwise_or": f.logical_or, "invert": f.logical_not, "positive": lambda x: x}  # fmt: skip
+     "bitwise_or": f.logical_or, "invert": f.logical_not, "positive": lambda x: x, "isnan": lambda x: f.not_equal(x, x),
+     "log2": lambda x: f.log(x) * (1 / math.log(2)), "log10": lambda x: f.log(x) * (1 / math.log(10)),
+     "exp2": lambda x: f.exp(x * math.log(2))}  # fmt: skip
 
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.where: f.where, np.sum: f.sum, np.mean: f.mean, np.max: f.max, np.amax: f.max, np.min: f.min, np.amin: f.min,
@@ -29,6 +32,7 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.ravel: lambda x: f.reshape(x, (-1,)), np.shape: lambda x: x.shape, np.ndim: lambda x: len(x.shape),
     np.size: lambda x: x.size, np.zeros_like: lambda x: f.broadcast_to(0.0, x.shape),
     np.ones_like: lambda x: f.broadcast_to(1.0, x.shape),
+    np.average: lambda x, axis=None: f.mean(x, axis), np.diff: lambda x, n=1, axis=-1: _diff(x, n, axis),
     np.full_like: lambda x, value: f.broadcast_to(value, x.shape),
     np.linalg.norm: lambda x, ord=None, axis=None, keepdims=False: _norm(x, ord, axis, keepdims),
 }  # fmt: skip
@@ -62,3 +66,10 @@ def _norm(x: Any, order: Any, axis: Any, keepdims: bool) -> Array:
     if order not in (None, 2, "fro") or (order == 2 and axis is None):
         raise error(f"numpy.linalg.norm of order {order!r}", "the Euclidean norm of vectors is known; write others out")
     return f.norm(x, axis, keepdims)
+
+
+def _diff(x: Array, count: int, axis: int) -> Array:
+    before = (slice(None),) * (axis % len(x.shape))
+    for _ in range(count):
+        x = x[(*before, slice(1, None))] - x[(*before, slice(None, -1))]
+    return x

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import lossc
+from lossc.cli.main import main
 from lossc.errors import GraphError, LosscError, ShapeError, UsageError
 from lossc.frontend.net import read_net_text
 from lossc.lang.files import collect
@@ -49,6 +50,10 @@ UNTRACEABLE: list[tuple[Callable[[Any], Any], str, str]] = [
     (lambda x: lossc.where(x, 1.0, 2.0).sum(), "a number stands where a condition is wanted", "x < 1"),
     (lambda x: (x + "a").sum(), "str is not an array", "numbers"),
     (lambda x: (x * np.zeros((4, 600))).sum(), "2400 values", "bottom"),
+    (lambda x: x.foo().sum(), "no attribute 'foo'", "symbolic arrays"),
+    (lambda x: (x - undefined_name).sum(), "undefined_name", "symbolic arrays"),  # type: ignore[name-defined]  # noqa: F821
+    (lambda x: {}[x.shape], "KeyError", "symbolic arrays"),
+    (lambda x: x.astype(int).sum(), "no int64", "lossc.trunc"),
     (lambda x: sum(r.sum() for r in lossc.broadcast_to(x[:1, :1], (300, 2))), "loop over 300 rows", "whole array"),
 ]
 MISSHAPEN: list[tuple[Callable[[Any], Any], str]] = [
@@ -210,6 +215,22 @@ def test_own_backward() -> None:
         _ = Trace(few, [(2, 3), (2, 3)], {}).gradients
     with pytest.raises(ShapeError, match=r'of shape \[1, 2, 3\] for "x" \[2, 3\]'):
         _ = Trace(wide, [(2, 3), (2, 3)], {}).gradients
+
+
+def test_own_backward_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is wrong in it: its line, and no traceback."""
+    (tmp_path / "own.py").write_text(
+        'import lossc\n\n@lossc.loss("Own")\ndef own(x, y, *, delta=1.0):\n    return (x * y).sum()\n\n'
+        "@own.backward\ndef _(top_diff, x, y, *, delta):\n    return top_diff * z, None\n"
+    )
+    assert main(["check", f"{tmp_path}/own.py:own"]) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path}/own.py:9:" in told and "NameError: name 'z' is not defined" in told and "Traceback" not in told
+    few = Function("Few", lambda x, *, delta=1.0: x.sum(), True)
+    few.backward(lambda top_diff, x: top_diff)
+    with pytest.raises(UsageError, match="unexpected keyword argument 'delta'") as caught:
+        _ = Trace(few, [(2, 3)], {"delta": 1.0}).gradients
+    assert caught.value.file == __file__
 
 
 def test_picking_along_two_axes() -> None:

@@ -123,6 +123,11 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "expand": (lambda f, r: f.broadcast_to(r * r, (3, 4)) * f.expand_dims(r, 0) + f.squeeze(r[None, :], 0), (ROW,)),
     "numpy": (lambda f, a: np.where(a > 0, np.exp(a), np.abs(a)) + np.sum(a, axis=1, keepdims=True), (A,)),
     "numpy norm": (lambda f, a: np.linalg.norm(a, axis=0) * np.mean(a, 0) - np.max(a) + np.square(a), (A,)),
+    "numpy logs": (lambda f, a: np.log2(a) * np.log10(a) + np.exp2(a), (POSITIVE,)),
+    "numpy diff": (lambda f, a: np.diff(a * a, axis=0)[:, 1:] * np.diff(a, 2)[:2, :1] + np.average(a), (A,)),
+    "numpy isnan": (lambda f, a: np.where(np.isnan(a), 0.0, a * a), (A,)),
+    "astype": (lambda f, a: (a > 0).astype(float) * a + f.where(f.floor(a).astype(bool), a, 0.0), (A,)),
+    "astype of numbers": (lambda f, a: a.astype("float64") * a, (A,)),
     "common parts": (lambda f, a: f.exp(a) * f.exp(a) + f.exp(a), (A,)),
 }
 
