@@ -10,12 +10,14 @@ from lossc.codegen.mapplan import points
 from lossc.codegen.mapvalues import Block, Scope, ValueWriter
 from lossc.codegen.names import literal
 from lossc.ir import Dim, Scalar, Store
-from lossc.ir.expr import Const, Expr, Op, Reduce, walk
+from lossc.ir.expr import Const, Expr, Load, Op, Reduce, walk
 
 #: Vectors of rows that are worked on together, so that one's latencies pass while the others go on.
 STRIP = 4
 #: Reals of a row that may be kept on the stack between two loops over it.
 SPILL_REALS = 4096
+#: Bytes between neighbours in a row from which on each is in a page of its own: the hardware's prefetchers see no row.
+PAGE_BYTES = 4096
 #: What each reduction starts from, and the operation that it repeats.
 NEUTRAL = {"sum": 0.0, "max": float("-inf"), "min": float("inf")}
 _COMBINE = {"sum": "add", "max": "max", "min": "min"}
@@ -94,7 +96,7 @@ class LoopWriter(ValueWriter):
         roots = [r.arg for r in (*self._row_reduces(), *self.plan.totals)]
         roots += [s.value for s in self.plan.stores if not self._depends[s.value]]
         nodes = dict.fromkeys(e for root in roots for e in walk(root))
-        kept = [e for e in nodes if isinstance(e, Op) and e.name in EXPENSIVE and self._form_vector(e)]
+        kept = [e for e in nodes if self._expensive(e) and self._form_vector(e)]
         while True:
             ready: set[Expr] = set()
             loaded: set[Expr] = set()
@@ -105,6 +107,14 @@ class LoopWriter(ValueWriter):
             if len(loaded) == len(kept):
                 return [e for e in kept if self._in_loop(e)]
             kept = [e for e in kept if e in loaded]
+
+    def _expensive(self, e: Expr) -> bool:
+        """Whether it is worth a copy: functions, and what strips of rows load from far apart, page by page."""
+        if isinstance(e, Load) and self.v is not None:
+            width = 4 if self.style.dtype == "f32" else 8
+            apart = max((abs(e.access.stride(d)) for d in self.plan.inner), default=0) * width
+            return self.block.strip > 1 and e.access.stride(self.v) == 1 and apart >= PAGE_BYTES
+        return isinstance(e, Op) and e.name in EXPENSIVE
 
     def _evaluated(self, roots: list[Expr], ready: set[Expr]) -> set[Expr]:
         """What a loop over the row touches: from the roots down to what is ready, or known for the whole row."""

@@ -148,6 +148,9 @@ class ValueWriter:
             return literal(e.scalar.value(self.style.dtype), self.style.dtype)
         if e in self.spilled and e in self.spill_ready:
             name = self._declare(scope, e, f"{self.style.v}_load({self._spill_address(e)})", "kept")
+            if isinstance(e, Load):  # a copy of what lies far apart: time to fetch what the next strip will copy
+                ahead = f"{self._address(e.access)} + {self.block.strip} * {self.style.lanes}"
+                scope.lines.append(f"LOSSC_PREFETCH({self.pointer(e.access.blob)} + {ahead});")
         elif isinstance(e, Reduce):
             raise InternalError("a reduction was not computed before its use")
         elif self._form_vector(e):
