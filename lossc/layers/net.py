@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,9 +13,12 @@ from lossc.errors import GraphError, UsageError, count_of
 from lossc.ir import Graph, LayerCall
 from lossc.layers.base import Layer, Shape, check_counts
 from lossc.layers.data import Data
-from lossc.layers.options import check_options
+from lossc.layers.options import check_options, overruled
 from lossc.layers.registry import LAYERS
 from lossc.loss_weight import LossWeight, Runtime, Schedule, check_finite, own_value, parse_weight
+
+#: Warnings given so far, for the filters of ``warnings``: a net is read for each phase, and told of once.
+_WARNED: dict[Any, Any] = {}
 
 
 def import_net(
@@ -33,7 +37,7 @@ def import_net(
     ``net`` is a NetParameter, filtered for its phase and upgraded; ``data_shapes`` gives the tops' shapes of layers
     that read data sources, by layer name; ``layers`` adds layer types; ``loss_weights`` takes the place of the weights
     that the net gives, by layer or top; ``tables`` are arrays from files that layers name, by the layer's index and the
-    field (see NetSource.tables). Raises GraphError with file, line and layer.
+    field (see NetSource.tables). Raises GraphError with file, line and layer, and warns of settings without effect.
     """
     known = {**LAYERS, **(layers or {})}
     graph = Graph(net.name or "net", file)
@@ -47,6 +51,9 @@ def import_net(
             graph.calls.append(_import_layer(param, phase, line, known, available))
         except GraphError as error:
             raise error.located(layer=param.name, file=file, line=line) from None
+        if (found := overruled(param)) is not None:
+            text = str(found.located(layer=param.name, file=file, line=line))
+            warnings.warn_explicit(text, UserWarning, "lossc", 0, registry=_WARNED)
         layer = graph.calls[-1].layer
         layer.tables = (tables or {}).get(index, {})
         if isinstance(layer, Data):

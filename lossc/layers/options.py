@@ -71,7 +71,7 @@ def check_options(param: Any) -> None:
     """Raises GraphError for a message of the LayerParameter that layers of its type do not use.
 
     Whole messages only: a field of a message that the type does use may still mean nothing beside others (``engine``,
-    ``normalize`` beside ``normalization``, ``bias_filler`` without a bias), which many published nets rely on.
+    ``bias_filler`` without a bias; see also ``overruled``), which many published nets rely on.
     """
     for field, value in param.ListFields():
         users = USED_BY.get(field.name)
@@ -83,3 +83,15 @@ def check_options(param: Any) -> None:
             f"{field.name}{f' {{ {given} }}' if given else ''} has no effect on {param.type}",
             fix=_MEANT.get((param.type, field.name), f"remove it; {uses}"),
         )
+
+
+def overruled(param: Any) -> GraphError | None:
+    """What to warn of: a setting that another one beside it takes the effect of, as published nets have them."""
+    loss = param.loss_param
+    if loss.HasField("normalize") and loss.HasField("normalization"):
+        mode = loss.NormalizationMode.Name(loss.normalization)
+        return GraphError(
+            f"normalize: {str(loss.normalize).lower()} has no effect beside normalization: {mode}",
+            fix="remove normalize",
+        )
+    return None

@@ -40,11 +40,10 @@ class SigmoidCrossEntropyLoss(PointLoss):
         return [self.top_shape(scores)]
 
     def _channel_weights(self, name: str, scores: Shape) -> np.ndarray | None:
-        given = self.extra(name)
         channels = scores[1] if len(scores) > 1 else 1
-        if len(given) == 1:
-            return np.full(channels, given[0])
-        return self.class_weights(name, channels)
+        one_for_all = len(self.extra(name)) == 1
+        weights = self.class_weights(name, 1 if one_for_all else channels)
+        return np.full(channels, weights[0]) if one_for_all and weights is not None else weights
 
     def _operands(self, b: Builder, io: IO) -> _Operands:
         scores = io.bottom.shape

@@ -281,6 +281,11 @@ def test_help_of_every_verb(verb: str, capfd: pytest.CaptureFixture[str]) -> Non
     assert caught.value.code == 0 and f"usage: lossc {verb}" in capfd.readouterr().out
 
 
+def test_the_package_is_the_command() -> None:
+    told = subprocess.run([sys.executable, "-m", "lossc", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert (told.returncode, told.stdout) == (0, f"lossc {lossc.__version__}\n")
+
+
 def test_version_and_help_import_nothing_heavy() -> None:
     text = (
         "import sys\nfrom lossc.cli.main import main\n"

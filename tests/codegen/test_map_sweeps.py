@@ -9,7 +9,7 @@ import map_harness
 import numpy as np
 import pytest
 
-from lossc.codegen import mapplan
+from lossc.codegen import maploops, mapplan
 from lossc.codegen.program import Program
 from lossc.frontend.net import read_net_text
 from lossc.ir import Access, Dim, Store, make_map
@@ -52,10 +52,14 @@ def _maker() -> map_harness.Maker:
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("copies", [False, True])
 @pytest.mark.parametrize("past_caches", [False, True])
 @pytest.mark.parametrize("target", runnable_targets(), ids=lambda t: t.name)
-def test_strips(target: Target, past_caches: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips(
+    target: Target, past_caches: bool, copies: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mapplan, "STREAM_BYTES", 1 if past_caches else 2**40)
+    monkeypatch.setattr(maploops, "PAGE_BYTES", 1 if copies else 2**40)
     maker = _maker()
     memory = maker.memory()
     memory["picks"] += 1.0
@@ -66,6 +70,7 @@ def test_strips(target: Target, past_caches: bool, dtype: str, monkeypatch: pyte
     program = map_harness.program(maker.graph, target, dtype)
     assert ("_stream(" in program.source) == past_caches
     assert ("lossc_stream_fence();" in program.source) == past_caches
+    assert ("LOSSC_PREFETCH(" in program.source) == copies
     built = map_harness.build(program, target, dtype)
     got = map_harness.run(built, memory, 1)
     for name in got:

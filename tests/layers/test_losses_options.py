@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,32 @@ def test_class_weights_given_twice(tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text(net("HingeLoss", options))
     with pytest.raises(GraphError, match="class_weight and class_weight_file are both given"):
         load(tmp_path / "net.prototxt")
+
+
+def test_one_weight_for_all_channels_beside_a_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "w.npy", np.ones(4))
+    for name in ("class_weight", "pos_weight"):
+        options = f'lossc_param {{ {name}: 2 {name}_file: "w.npy" }}'
+        (tmp_path / "net.prototxt").write_text(net("SigmoidCrossEntropyLoss", options, labels="dim: 3 dim: 4"))
+        with pytest.raises(GraphError, match=f"{name} and {name}_file are both given"):
+            load(tmp_path / "net.prototxt")
+
+
+@pytest.mark.parametrize("kind", ["SoftmaxWithLoss", "SigmoidCrossEntropyLoss"])
+def test_normalize_beside_normalization_is_told_of_once(kind: str) -> None:
+    labels, shape = ("dim: 3 dim: 4", (3, 4)) if kind == "SigmoidCrossEntropyLoss" else ("dim: 3", (3,))
+    inputs = {"x": SCORES, "t": np.ones(shape)}
+    text = net(kind, "loss_param { normalize: false normalization: NONE }", labels=labels)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        both = [run(text, inputs)["y"] for _ in range(2)]
+    assert [str(w.message) for w in caught] == [
+        '<string>:4: layer "l": normalize: false has no effect beside normalization: NONE\n  fix: remove normalize'
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone = run(net(kind, "loss_param { normalization: NONE }", labels=labels), inputs)["y"]
+    assert both == [alone, alone]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
