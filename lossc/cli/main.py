@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _warner()
             status = int(args.run(args))
             sys.stdout.flush()  # here, where what fails is still told
             return status
@@ -68,9 +68,20 @@ def _forget_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _show_warning(message: Warning | str, *about: Any, **more: Any) -> None:
-    """A warning as one line, like errors; the line of Python that it comes from tells users nothing."""
-    print(f"lossc: warning: {message}", file=sys.stderr)
+def _warner() -> Callable[..., None]:
+    """What shows a warning like errors, and once, however often the net is read.
+
+    The line of Python that it comes from tells users nothing.
+    """
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *about: Any, **more: Any) -> None:
+        text = f"lossc: warning: {message}"
+        if text not in shown:
+            shown.add(text)
+            print(text, file=sys.stderr)
+
+    return show
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

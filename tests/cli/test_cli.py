@@ -241,6 +241,15 @@ def test_a_cache_that_cannot_be_used_is_one_warning(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_warning_is_shown_once(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    both = 'top: "loss" loss_param { normalize: true normalization: FULL }'
+    (folder / "net.prototxt").write_text(NET.replace('top: "loss"', both))
+    command = ["compile", "net.prototxt", "--data", "digits.npz", "-o", "out", "--source-only", "--checker"]
+    assert main(command) == 0
+    told = 'lossc: warning: net.prototxt:5: layer "loss": normalize: true has no effect beside normalization: FULL\n'
+    assert capfd.readouterr().err == told + "  fix: remove normalize\n"
+
+
 def test_output_that_is_full_or_closed(folder: Path) -> None:
     command = [sys.executable, "-m", "lossc.cli.main", "inspect", "net.prototxt"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
