@@ -1,5 +1,5 @@
-"""Winograd's minimal filtering for 3 x 3 convolutions of stride 1 (Lavin and Gray, "Fast Algorithms for Convolutional
-Neural Networks", 2015): F(4x4, 3x3) and F(2x2, 3x3).
+"""Convolutions of stride 1 by Winograd's minimal filtering (Lavin and Gray, "Fast Algorithms for Convolutional Neural
+Networks", 2015): F(2x2,3x3), F(4x4,3x3) and F(2x2,5x5).
 
 A task computes all output channels of a block of consecutive tiles, across rows and images, so that small planes fill
 vectors too. Lines of the input are combined vertically, dealt out by column, and combined horizontally with vectors
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from math import ceil, prod
 from typing import Any
 
@@ -31,129 +30,77 @@ from lossc.codegen.contraction import (
 )
 from lossc.codegen.conv_window import Window, affine
 from lossc.codegen.environment import render
+from lossc.codegen.filtering import FILTERINGS, Filtering, scalar_sum, vector_sum
 from lossc.codegen.names import comment
 
 LONGEST_BLOCK = 256  # tiles
 BALANCE = 4  # tasks come in multiples of this where they are few, for that many threads
 STREAM_BYTES = 8.0  # of transformed weights that come from beyond the L2 cache, in a cycle
 
-Matrix = tuple[tuple[Fraction, ...], ...]
-
-
-def _matrix(text: str) -> Matrix:
-    return tuple(tuple(Fraction(entry) for entry in row.split()) for row in text.split(","))
-
-
-#: By the outputs m of a tile's edge: transforms of the input (B^T), the weights (G) and the result (A^T), for the
-#: points 0, 1, -1, (2, -2) and infinity.
-INPUT = {
-    2: _matrix("1 0 -1 0, 0 1 1 0, 0 -1 1 0, 0 1 0 -1"),
-    4: _matrix(
-        "4 0 -5 0 1 0, 0 -4 -4 1 1 0, 0 4 -4 -1 1 0, 0 -2 -1 2 1 0, 0 2 -1 -2 1 0, 0 4 0 -5 0 1"
-    ),
-}
-WEIGHTS = {
-    2: _matrix("1 0 0, 1/2 1/2 1/2, 1/2 -1/2 1/2, 0 0 1"),
-    4: _matrix("1/4 0 0, -1/6 -1/6 -1/6, -1/6 1/6 -1/6, 1/24 1/12 1/6, 1/24 -1/12 1/6, 0 0 1"),
-}
-OUTPUT = {
-    2: _matrix("1 1 1 0, 0 1 -1 -1"),
-    4: _matrix("1 1 1 1 1 0, 0 1 -1 2 -2 0, 0 1 1 4 4 0, 0 1 -1 8 -8 1"),
-}
-
-
 @dataclass(frozen=True)
 class _Block:
-    m: int  # outputs along a tile's edge
+    filtering: Filtering
     mr: int
     nv: int
     panels: int
 
     def __str__(self) -> str:
-        return f"F({self.m}x{self.m},3x3) {self.mr}x{self.nv} panels {self.panels}"
+        return f"{self.filtering} {self.mr}x{self.nv} panels {self.panels}"
 
 
-def applies(shape: Window) -> bool:
-    """Whether a convolution has the form that the transforms are for."""
-    unit = all(s == 1 for s in (*shape.stride, *shape.dilation))
-    return shape.kernel == (3, 3) and unit and all(pad >= 0 for pad in shape.pad)
+def filterings(shape: Window, largest: int) -> tuple[Filtering, ...]:
+    """Those that compute a convolution of this form, with tiles of at most ``largest`` outputs along an edge."""
+    if any(s != 1 for s in (*shape.stride, *shape.dilation)) or any(pad < 0 for pad in shape.pad):
+        return ()
+    return tuple(f for f in FILTERINGS if shape.kernel == (f.r, f.r) and f.m <= largest)
 
 
-def _tiles_of(shape: Window, m: int) -> tuple[int, int]:
+def tiles_of(shape: Window, m: int) -> tuple[int, int]:
     return ceil(shape.out_shape[0] / m), ceil(shape.out_shape[1] / m)
 
 
 def _cost(shape: Window, types: Types, block: _Block) -> float:
     """Cycles of the whole convolution, for one thread."""
-    edge, lanes = block.m + 2, types.lanes
+    square, lanes = block.filtering.products ** 2, types.lanes
     vectors = block.panels * block.nv
     row_tiles = ceil(shape.oc / block.mr)
-    count = shape.n * prod(_tiles_of(shape, block.m))
+    count = shape.n * prod(tiles_of(shape, block.filtering.m))
     blocks = ceil(count / (vectors * lanes)) * shape.groups
     step = tile_cycles(block.mr, block.nv)
     tile = shape.ic * step + 4 * block.mr * block.nv + 20
-    compute = edge**2 * row_tiles * block.panels * tile
-    weights = edge**2 * row_tiles * block.mr * shape.ic * types.size
+    compute = square * row_tiles * block.panels * tile
+    weights = square * row_tiles * block.mr * shape.ic * types.size
     reading = weights / STREAM_BYTES if weights > L2_BYTES else 0.0
-    transform = vectors * (8.0 * edge**2 * shape.ic + 8.0 * edge**2 * shape.oc)
-    once = shape.groups * shape.ic * row_tiles * block.mr * (10.0 + edge**2 / 2)
-    resident = edge**2 * (shape.ic + shape.oc) * vectors * lanes * types.size
+    transform = vectors * (8.0 * square * shape.ic + 8.0 * square * shape.oc)
+    once = shape.groups * shape.ic * row_tiles * block.mr * (10.0 + square / 2)
+    resident = square * (shape.ic + shape.oc) * vectors * lanes * types.size
     penalty = 1.0 if resident <= L2_BYTES else 1.1 if resident <= 4 * L2_BYTES else 1.25
     per_task = max(compute, reading) + transform
     return round_up(blocks, BALANCE) * per_task * penalty + once
 
 
-def winograd_block(shape: Window, isa: Isa, types: Types, sizes: Sequence[int]) -> tuple[_Block, Choice]:
-    """The best tile size of `sizes`, register tile and block, and how it was chosen."""
+def winograd_block(shape: Window, isa: Isa, types: Types, among: Sequence[Filtering]) -> tuple[_Block, Choice]:
+    """The best filtering, register tile and block, and how it was chosen."""
 
     def blocks() -> Iterator[_Block]:
-        for m in sizes:
-            count = shape.n * prod(_tiles_of(shape, m))
+        for filtering in among:
+            count = shape.n * prod(tiles_of(shape, filtering.m))
             for mr, nv in tiles(isa, types, shape.oc):
                 nr = nv * types.lanes
                 for panels in range(1, min(ceil(count / nr), max(1, LONGEST_BLOCK // nr)) + 1):
-                    yield _Block(m, mr, nv, panels)
+                    yield _Block(filtering, mr, nv, panels)
 
     return choose(blocks(), lambda block: _cost(shape, types, block), lambda block: f"conv winograd {block}")
 
 
-def _constant(value: Fraction, types: Types) -> str:
-    text = repr(float(value))
-    return text if types.size == 8 else text + "f"
-
-
-def _vector_sum(row: Sequence[Fraction], inputs: Sequence[str], types: Types) -> str:
-    """C for the sum of the inputs times the row's entries, on vectors."""
-    v = types.vec
-    used = [(c, name) for c, name in zip(row, inputs, strict=True) if c]
-    terms = sorted(used, key=lambda term: (term[0] != 1, abs(term[0]) != 1))
-    first, name = terms[0]
-    text = name if first == 1 else f"{v}_mul({v}_set1({_constant(first, types)}), {name})"
-    for c, name in terms[1:]:
-        if abs(c) == 1:
-            text = f"{v}_{'add' if c > 0 else 'sub'}({text}, {name})"
-        else:
-            text = f"{v}_{'fma' if c > 0 else 'fnma'}({v}_set1({_constant(abs(c), types)}), {name}, {text})"
-    return text
-
-
-def _scalar_sum(row: Sequence[Fraction], inputs: Sequence[str], types: Types) -> str:
-    terms = [name if c == 1 else f"{_quotient(c, types)} * {name}" for c, name in zip(row, inputs, strict=True) if c]
-    return " + ".join(terms).replace("+ -", "- ")
-
-
-def _quotient(value: Fraction, types: Types) -> str:
-    """C for a constant that has no short decimal form: -1.0f / 6.0f."""
-    return f"{_constant(Fraction(value.numerator), types)} / {_constant(Fraction(value.denominator), types)}"
-
-
-def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, sizes: Sequence[int]) -> Code:
-    """The C function for a spec whose output is the window's target, with the best of the tile sizes."""
-    block, choice = winograd_block(shape, isa, types, sizes)
-    m, mr, lanes = block.m, block.mr, types.lanes
-    edge, nr = m + 2, block.nv * lanes
+def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, among: Sequence[Filtering]) -> Code:
+    """The C function for a spec whose output is the window's target, with the best of the filterings."""
+    block, choice = winograd_block(shape, isa, types, among)
+    filtering, mr, lanes = block.filtering, block.mr, types.lanes
+    m, taps, edge, products = filtering.m, filtering.r, filtering.window, filtering.products
+    nr = block.nv * lanes
     width = nr * block.panels
-    rows, columns = _tiles_of(shape, m)
+    rows, columns = tiles_of(shape, m)
     count = shape.n * rows * columns
     blocks = ceil(count / width)
     row_tiles = ceil(shape.oc / mr)
@@ -161,25 +108,25 @@ def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, sizes: Seque
         f"{spec.name}_tile", f"a: transformed {spec.w}, b: transformed {shape.source}.", mr, block.nv, nr, 1, mr, nr, nr
     )
     run = min(columns, width)
-    line = round_up(run * m + 2, lanes) + (m + 1) * lanes
+    line = round_up(run * m + taps - 1, lanes) + (m + 1) * lanes
     dealt_line = width + 2 * lanes
     at, offsets = 0, {}
     for name, size in (
-        ("from", edge**2 * shape.ic * width),
-        ("sums", edge**2 * shape.oc * width),
-        ("strip", edge * line),
+        ("from", products**2 * shape.ic * width),
+        ("sums", products**2 * shape.oc * width),
+        ("strip", products * line),
         ("phases", m * (line // m + 2 * lanes)),
-        ("dealt", edge**2 * dealt_line),
+        ("dealt", products * edge * dealt_line),
         ("lines", m * (m * width + lanes)),
     ):
         offsets[name] = at
         at += types.aligned(size)
-    shared = types.aligned(shape.groups * edge**2 * row_tiles * shape.ic * mr)
+    shared = types.aligned(shape.groups * products**2 * row_tiles * shape.ic * mr)
     params = parameters(spec, types, (shape.source, spec.w), shape.target)
     view_f = finish(spec, load=f"{types.vec}_load_n(o, m)", store=f"{types.vec}_store_n(o, %s, m)")
     group = "group" if shape.groups > 1 else "0"
     height_in, width_in = shape.in_shape
-    d = [f"d{i}" for i in range(edge)]
+    d = [f"d{i}" for i in range(products)]
     text = render(
         "conv_winograd.c.j2",
         {},
@@ -193,6 +140,8 @@ def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, sizes: Seque
             "at": offsets,
             "m": m,
             "edge": edge,
+            "taps": taps,
+            "products": products,
             "groups": shape.groups,
             "ic": shape.ic,
             "oc": shape.oc,
@@ -226,10 +175,9 @@ def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, sizes: Seque
             ),
             "c": affine([(group, shape.oc), ("co", 1)]),
             "out_at": affine([("n", shape.target_strides[0]), ("c", shape.target_strides[1])], head=shape.target),
-            "to_input": [_vector_sum(row, d, types) for row in INPUT[m]],
-            "to_output": [_vector_sum(row, d, types) for row in OUTPUT[m]],
-            "down": [_scalar_sum(row, d[:3], types) for row in WEIGHTS[m]],
-            "across": [_scalar_sum(row, d[:3], types) for row in WEIGHTS[m]],
+            "to_input": [vector_sum(row, d[:edge], types) for row in filtering.input],
+            "to_output": [vector_sum(row, d, types) for row in filtering.output],
+            "to_weights": [scalar_sum(row, d[:taps], types) for row in filtering.weights],
         },
     )  # fmt: skip
     return Code(text, tuple(params), shared, at, choice)
