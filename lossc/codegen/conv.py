@@ -18,7 +18,7 @@ from lossc.codegen.conv_gather import gather_code
 from lossc.codegen.conv_scatter import scatter_code
 from lossc.codegen.conv_weights import weights_code
 from lossc.codegen.conv_window import Window, window
-from lossc.codegen.winograd import filterings, winograd_block, winograd_code
+from lossc.codegen.winograd import filterings, winograd_plan, winograd_code
 from lossc.errors import InternalError
 
 GATHER_WASTE = 1.4  # how many more positions dx may have than dy before scattering is the faster way
@@ -84,7 +84,7 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0) -> Cod
         code = scatter_code(spec, shape, isa, types)
     among = filterings(turned, winograd)
     if among and dtype == "f32" and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
-        _, choice = winograd_block(turned, isa, types, among)
+        _, choice = winograd_plan(turned, isa, types, among)
         if code.choice and choice.cycles * WINOGRAD_GAIN < code.choice.cycles:
             fast = winograd_code(spec, turned, isa, types, among)
             return replace(fast, choice=replace(choice, second=code.choice.name, second_cycles=code.choice.cycles))

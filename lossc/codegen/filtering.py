@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 
 from lossc.codegen.contraction import Types
 
@@ -102,3 +103,103 @@ def scalar_sum(row: Sequence[Fraction], inputs: Sequence[str], types: Types) -> 
 def _quotient(value: Fraction, types: Types) -> str:
     """C for a constant that has no short decimal form: -1.0f / 6.0f."""
     return f"{_constant(Fraction(value.numerator), types)} / {_constant(Fraction(value.denominator), types)}"
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """The view of a C function for M D M^T of one tile, ``lanes`` channels at once.
+
+    D's element (i, j) lies at from + i * from_line + j * from_step, the result's likewise.
+    """
+
+    name: str
+    what: str
+    ins: int
+    outs: int
+    sums: tuple[str, ...]
+    from_line: int
+    from_step: int
+    to_line: int
+    to_step: int
+
+
+def sandwich(
+    name: str, what: str, matrix: Matrix, types: Types, source: tuple[int, int], target: tuple[int, int]
+) -> Sandwich:
+    """``source`` and ``target``: distances of lines and of neighbours in a line, in elements."""
+    ins = len(matrix[0])
+    sums = tuple(vector_sum(row, [f"d{k}" for k in range(ins)], types) for row in matrix)
+    return Sandwich(name, what, ins, len(matrix), sums, *source, *target)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Tiles of ``m`` x ``m`` outputs in blocks: ``rows`` of tiles of an image, or ``images`` whole ones."""
+
+    m: int
+    n: int
+    height: int  # of the outputs
+    width: int
+    rows: int
+    images: int
+
+    @property
+    def tile_rows(self) -> int:
+        return ceil(self.height / self.m)
+
+    @property
+    def columns(self) -> int:
+        return ceil(self.width / self.m)
+
+    @property
+    def tiles(self) -> int:
+        """Of one block."""
+        return self.images * self.rows * self.columns
+
+    @property
+    def row_blocks(self) -> int:
+        return ceil(self.tile_rows / self.rows)
+
+    @property
+    def count(self) -> int:
+        return ceil(self.n / self.images) * self.row_blocks
+
+
+def blocks_of(m: int, n: int, out_shape: Sequence[int], most: int) -> Blocks:
+    """Blocks of about equal size, of at most ``most`` tiles, but for single rows that have more."""
+    height, width = out_shape
+    rows, columns = ceil(height / m), ceil(width / m)
+    if rows * columns <= most:
+        images = ceil(n / ceil(n / (most // (rows * columns))))
+        return Blocks(m, n, height, width, rows, images)
+    fit = max(1, most // columns)
+    return Blocks(m, n, height, width, ceil(rows / ceil(rows / fit)), 1)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What one block of tiles reads of an image, for ``lanes`` channels: [line][column][lane], zeros around it."""
+
+    lines: int
+    width: int
+    m: int
+    overlap: int  # lines and columns that neighbouring tiles share
+    pad_h: int
+    pad_w: int
+    in_height: int
+    in_width: int
+    copied: int  # columns that exist
+    channel: int  # distance of channels in the image
+    tail: bool  # the last vector has fewer channels
+
+    @property
+    def size(self) -> int:
+        return self.lines * self.width
+
+
+def strip_of(
+    blocks: Blocks, overlap: int, pad: Sequence[int], in_shape: Sequence[int], channel: int, tail: bool
+) -> Strip:
+    lines, width = blocks.rows * blocks.m + overlap, blocks.columns * blocks.m + overlap
+    copied = max(0, min(in_shape[1], width - pad[1]))
+    return Strip(lines, width, blocks.m, overlap, pad[0], pad[1], in_shape[0], in_shape[1], copied, channel, tail)
