@@ -3,8 +3,9 @@
 - Gather: an implicit matrix product with columns gathered per block (``conv_gather``). It serves the forward pass, and
   the gradient of the data where the stride is 1: that is a convolution of dy with turned weights.
 - Scatter (``conv_scatter``): columns of the gradient are computed per block and added where they came from.
-- Winograd (``winograd``): the same two for 3 x 3 kernels of stride 1, where enough channels make up for its transforms.
 - Weights (``conv_weights``): taps of x are broadcast from where they lie, vectors run over output channels.
+- Winograd (``winograd``, ``winograd_weights``): all three directions for 3 x 3 and 5 x 5 kernels of stride 1, where
+  enough channels make up for its transforms.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from lossc.codegen.conv_scatter import scatter_code
 from lossc.codegen.conv_weights import weights_code
 from lossc.codegen.conv_window import Window, window
 from lossc.codegen.winograd import filterings, winograd_plan, winograd_code
+from lossc.codegen.winograd_weights import winograd_weights_code, winograd_weights_plan
 from lossc.errors import InternalError
 
 GATHER_WASTE = 1.4  # how many more positions dx may have than dy before scattering is the faster way
@@ -75,18 +77,19 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0) -> Cod
         raise InternalError(f"convolution {spec.name}: axes, channels and groups do not fit together")
     types = types_of(isa, dtype)
     shape = window(spec)
-    if spec.direction == "bwd_weights":
-        return weights_code(spec, shape, isa, types)
     turned = shape.turned() if spec.direction == "bwd_data" else shape
-    if spec.direction == "forward" or _gathers(shape):
+    if spec.direction == "bwd_weights":
+        code = weights_code(spec, shape, isa, types)
+    elif spec.direction == "forward" or _gathers(shape):
         code = gather_code(spec, turned, isa, types)
     else:
         code = scatter_code(spec, shape, isa, types)
     among = filterings(turned, winograd)
     if among and dtype == "f32" and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
-        _, choice = winograd_plan(turned, isa, types, among)
+        weights = spec.direction == "bwd_weights"
+        _, choice = (winograd_weights_plan if weights else winograd_plan)(turned, isa, types, among)
         if code.choice and choice.cycles * WINOGRAD_GAIN < code.choice.cycles:
-            fast = winograd_code(spec, turned, isa, types, among)
+            fast = (winograd_weights_code if weights else winograd_code)(spec, turned, isa, types, among)
             return replace(fast, choice=replace(choice, second=code.choice.name, second_cycles=code.choice.cycles))
     return code
 

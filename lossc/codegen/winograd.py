@@ -102,7 +102,7 @@ def winograd_plan(shape: Window, isa: Isa, types: Types, among: Sequence[Filteri
     return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"conv winograd {plan}")
 
 
-def _plane(size: int, products: int, types: Types) -> int:
+def plane(size: int, products: int, types: Types) -> int:
     """`size` rounded up so that the products of one tile do not evict each other."""
     size = round_up(size, types.lanes)
     return size + types.aligned(1) if crowded(products**2, size, types.size) else size
@@ -118,7 +118,7 @@ def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, among: Seque
     ic_row, oc_row = round_up(shape.ic, lanes), panels * nr
     if crowded(plan.mr, ic_row, types.size):
         ic_row += lanes
-    turned_plane, sums_plane = (_plane(count * row, products, types) for row in (ic_row, oc_row))
+    turned_plane, sums_plane = (plane(count * row, products, types) for row in (ic_row, oc_row))
     overlap = filtering.r - 1
     strip = strip_of(blocks, overlap, shape.pad, shape.in_shape, shape.source_strides[1], shape.ic % lanes != 0)
     whole = blocks.columns * m == blocks.width

@@ -17,6 +17,7 @@ from lossc.codegen.contraction import LOCALS, types_of
 from lossc.codegen.conv_window import window
 from lossc.codegen.filtering import FILTERINGS
 from lossc.codegen.winograd import filterings, winograd_code
+from lossc.codegen.winograd_weights import winograd_weights_code
 from lossc.errors import UsageError
 from lossc.frontend.net import read_net_text
 from lossc.pipeline import Request, compile_net
@@ -32,6 +33,8 @@ def code(spec, isa, dtype, filtering):
     shape = window(spec)
     shape = shape.turned() if spec.direction == "bwd_data" else shape
     assert filtering in filterings(shape, 4)
+    if spec.direction == "bwd_weights":
+        return winograd_weights_code(spec, shape, isa, types_of(isa, dtype), among=(filtering,))
     return winograd_code(spec, shape, isa, types_of(isa, dtype), among=(filtering,))
 
 
@@ -39,8 +42,8 @@ def random_spec(rng: random.Random, index: int, dtype: str, taps: int):
     """Odd shapes, planes smaller than a tile, several images in a block, groups, pads that differ by axis."""
     while True:
         size, pad = (rng.randint(1, 23), rng.randint(1, 70)), (rng.randint(0, taps), rng.randint(0, taps))
-        way = rng.choice(["forward", "bwd_data"])
-        fits = way == "forward" or max(pad) < taps  # turned, the pad is taps - 1 - pad
+        way = rng.choice(["forward", "bwd_data", "bwd_weights"])
+        fits = way != "bwd_data" or max(pad) < taps  # turned, the pad is taps - 1 - pad
         if fits and min(s + 2 * p for s, p in zip(size, pad, strict=True)) >= taps:
             break
     groups = rng.choice([1, 1, 1, 2, 3])
@@ -75,7 +78,7 @@ def test_transforms_are_exact(filtering):
 @pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
 def test_random_convolutions(isa, filtering, dtype, tmp_path):
     rng = random.Random(f"winograd {isa.name} {filtering} {dtype}")
-    specs = [random_spec(rng, index, dtype, filtering.r) for index in range(16)]
+    specs = [random_spec(rng, index, dtype, filtering.r) for index in range(24)]
     codes = {s.name: code(s, isa, dtype, filtering) for s in specs}
     library = Library(codes, isa, dtype, tmp_path, optimise=["-O1"])
     for seed, spec in enumerate(specs):
@@ -101,7 +104,7 @@ def test_error_relative_to_the_sum_of_magnitudes(filtering, tmp_path):
 
 def test_names_and_lines():
     rng = random.Random(5)
-    for index in range(20):
+    for index in range(30):
         filtering = FILTERINGS[index % len(FILTERINGS)]
         spec = random_spec(rng, index, "f32", filtering.r)
         text = code(replace(spec, epilogue=None), AVX512, "f32", filtering).text
