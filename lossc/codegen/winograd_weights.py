@@ -31,7 +31,8 @@ from lossc.codegen.filtering import Blocks, Filtering, blocks_of, sandwich, stri
 from lossc.codegen.names import comment
 from lossc.codegen.winograd import plane, transform_cycles
 
-BLOCK_BYTES = 12 << 20  # of a block's transformed tiles, which all threads read in the last-level cache
+BLOCK_BYTES = 2 << 20  # of a block's transformed tiles, which all threads read in the last-level cache
+LEAST_TILES = 128  # of a block, for all of which its sums are read and written once
 SUMS_CYCLES = 0.25  # an element of the sums, read and written once a block
 END_CHANNELS = 16  # of x, whose weights a task of the last step computes
 
@@ -64,7 +65,7 @@ def winograd_weights_plan(shape: Window, isa: Isa, types: Types, among: Sequence
     def plans() -> Iterator[_Plan]:
         for filtering in among:
             bytes_of_tile = filtering.products**2 * (shape.ic + shape.oc) * types.size
-            blocks = blocks_of(filtering.m, shape.n, shape.out_shape, max(1, BLOCK_BYTES // bytes_of_tile))
+            blocks = blocks_of(filtering.m, shape.n, shape.out_shape, max(LEAST_TILES, BLOCK_BYTES // bytes_of_tile))
             for mr, nv in tiles(isa, types, round_up(shape.ic, types.lanes)):
                 if types.lanes % mr == 0 or mr % types.lanes == 0:
                     yield _Plan(filtering, mr, nv, blocks)
