@@ -26,7 +26,7 @@ from lossc.errors import InternalError
 GATHER_WASTE = 1.4  # how many more positions dx may have than dy before scattering is the faster way
 GATHER_CHANNELS = 8  # of dx in a group, for which columns of dy are worth copying
 WINOGRAD_CHANNELS = 16  # of either side in a group, from which transforms can pay
-WINOGRAD_GAIN = 1.2  # by how much the estimate must be better, for larger rounding errors and scratch
+WINOGRAD_GAIN = 1.05  # by how much the estimate must be better, for more scratch
 
 
 @dataclass(frozen=True)
