@@ -36,7 +36,8 @@ class ConvSpec:
     ``forward`` writes y, ``bwd_data`` x (the gradient dx, from y = dy), ``bwd_weights`` w (dw, from x and y = dy).
     ``x_strides`` and ``y_strides`` are (image, channel) in elements; planes are contiguous and row-major. ``x``, ``w``,
     ``y`` are parameter names. ``alpha`` is a C literal or an expression read once, ``alpha_args`` the parameters that
-    it needs. ``accumulate`` adds to what the output holds.
+    it needs. ``accumulate`` adds to what the output holds, always or where the
+    int parameter that it names is not 0.
     """
 
     name: str
@@ -59,7 +60,7 @@ class ConvSpec:
     y_strides: tuple[int, int]
     alpha: str = "1.0f"
     alpha_comment: str = ""
-    accumulate: bool = False
+    accumulate: bool | str = False
     epilogue: Epilogue | None = None
     alpha_args: tuple[str, ...] = ()
 

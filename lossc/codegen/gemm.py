@@ -52,7 +52,7 @@ class GemmSpec:
     """A product of fixed shape. Strides are in elements: a (m, k), b (k, n), c (m, n).
 
     ``alpha`` is a C literal or an expression that is read once; ``alpha_args`` are the parameters it needs.
-    ``accumulate`` adds to what C holds.
+    ``accumulate`` adds to what C holds, always or where the int parameter that it names is not 0.
     """
 
     name: str
@@ -68,7 +68,7 @@ class GemmSpec:
     c_strides: tuple[int, int]
     alpha: str = "1.0f"
     alpha_comment: str = ""
-    accumulate: bool = False
+    accumulate: bool | str = False
     epilogue: Epilogue | None = None
     alpha_args: tuple[str, ...] = ()
 

@@ -52,6 +52,7 @@ class KernelWriter:
         self, graph: Graph, isa: Isa, dtype: str, address: Callable[[str, int], str], taken: frozenset[str]
     ) -> None:
         self.graph, self.isa, self.dtype, self.address = graph, isa, dtype, address
+        self.first_sums = first_sums(graph)
         self.style = Style(dtype)
         self.functions = Names(taken)
 
@@ -62,9 +63,9 @@ class KernelWriter:
         if isinstance(kernel, Map):
             return self._map(name, heading, kernel)
         if isinstance(kernel, Gemm):
-            return self._gemm(name, heading, kernel)
+            return self._gemm(name, heading, kernel, node)
         if isinstance(kernel, Conv):
-            return self._conv(name, heading, kernel)
+            return self._conv(name, heading, kernel, node)
         if isinstance(kernel, Pool):
             return self._pool(name, heading, kernel)
         if isinstance(kernel, Random):
@@ -135,7 +136,13 @@ class KernelWriter:
         pointers.update({p: self.address(blob, 0) for blob, p in params.items()})
         return Epilogue(tuple(lines), tuple(f"const {self.style.real} *restrict {p}" for p in params.values()))
 
-    def _gemm(self, name: str, heading: str, kernel: Gemm) -> Function:
+    def _adds(self, kernel: Gemm | Conv, node: Node, pointers: dict[str, str]) -> bool | str:
+        if node.id not in self.first_sums.values():
+            return kernel.accumulate
+        pointers["adds"] = "!net->renew"
+        return "adds"
+
+    def _gemm(self, name: str, heading: str, kernel: Gemm, node: Node) -> Function:
         params, pointers, strides = self._bind({"a": kernel.a, "b": kernel.b, "c": kernel.c})
         spec = GemmSpec(
             name=name,
@@ -151,12 +158,12 @@ class KernelWriter:
             c_strides=strides["c"],  # type: ignore[arg-type]
             alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
             alpha_comment=comment(kernel.alpha.history),
-            accumulate=kernel.accumulate,
+            accumulate=self._adds(kernel, node, pointers),
             epilogue=self._epilogue(kernel, pointers),
         )
         return self._function(name, gemm_code(spec, self.isa, self.dtype), pointers)
 
-    def _conv(self, name: str, heading: str, kernel: Conv) -> Function:
+    def _conv(self, name: str, heading: str, kernel: Conv, node: Node) -> Function:
         params, pointers, strides = self._bind({"x": kernel.x, "w": kernel.w, "y": kernel.y})
         g = kernel.geometry
         winograd = self.graph.options.get("winograd", 0)
@@ -181,7 +188,7 @@ class KernelWriter:
             y_strides=self._image_strides(kernel.y, strides["y"]),
             alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
             alpha_comment=comment(kernel.alpha.history),
-            accumulate=kernel.accumulate,
+            accumulate=self._adds(kernel, node, pointers),
             epilogue=self._epilogue(kernel, pointers),
         )
         return self._function(name, conv_code(spec, self.isa, self.dtype, winograd=winograd), pointers)
@@ -290,6 +297,25 @@ class KernelWriter:
             "rows": [numbers[k : k + 8] for k in range(0, len(numbers), 8)],
         }  # fmt: skip
         return Function(name, render("constant.c.j2", view), (pointer,), 0, 0)
+
+
+def first_sums(graph: Graph) -> dict[str, int]:
+    """The gradients of parameters that a contraction is the first to add to, all of each, with that kernel's id: these
+    it can store instead, where the gradients begin anew."""
+    first: dict[str, int] = {}
+    diffs = {p.blob + ".diff" for p in graph.params}
+    seen: set[str] = set()
+    for node in graph.nodes:
+        if node.section not in ("forward", "backward"):
+            continue
+        touched = {graph.root(b) for b in (*node.kernel.reads(), *node.kernel.writes())} & diffs
+        for blob in touched - seen:
+            kernel = node.kernel
+            out = kernel.outputs()[0] if isinstance(kernel, (Gemm, Conv)) and kernel.accumulate else None
+            if isinstance(out, Ref) and node.section == "backward" and out.size == graph.blobs[blob].size:
+                first[blob] = node.id
+        seen |= touched
+    return first
 
 
 def _declared(declaration: str) -> str:
