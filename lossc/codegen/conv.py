@@ -19,7 +19,7 @@ from lossc.codegen.conv_gather import gather_code
 from lossc.codegen.conv_scatter import scatter_code
 from lossc.codegen.conv_weights import weights_code
 from lossc.codegen.conv_window import Window, window
-from lossc.codegen.winograd import filterings, winograd_plan, winograd_code
+from lossc.codegen.winograd import filterings, winograd_code, winograd_plan
 from lossc.codegen.winograd_weights import winograd_weights_code, winograd_weights_plan
 from lossc.errors import InternalError
 

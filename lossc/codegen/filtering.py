@@ -1,5 +1,5 @@
-"""Winograd's minimal filtering (Winograd, "Arithmetic Complexity of Computations", 1980): m sums of r neighbouring inputs
-with fewer than m r products, as three matrices.
+"""Winograd's minimal filtering ("Arithmetic Complexity of Computations", 1980): m sums of r neighbouring inputs with
+fewer than m r products, as three matrices.
 
 y = A^T ((G w) * (B^T x)); for planes each matrix acts down and across, so that one tile of m x m outputs takes
 products^2 products. The gradient of the weights takes as many, from the same matrices: G^T ((A dy) * (B^T x)).

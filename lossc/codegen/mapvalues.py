@@ -302,8 +302,9 @@ def _wish(e: Expr, label: Callable[[str], str]) -> str:
 
 
 def _function(e: Op) -> str:
-    """The vector function of an operation: log1p(exp(-|x|)), of cross-entropies, has one that need not take bits apart."""
-    names, at = [], e
+    """The vector function of an operation: log1p(exp(-|x|)) has one of its own, which need not take bits apart."""
+    names: list[str] = []
+    at: Expr = e
     while isinstance(at, Op) and len(at.args) == 1:
         names.append(at.name)
         at = at.args[0]

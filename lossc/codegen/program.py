@@ -18,8 +18,8 @@ from lossc.targets import Isa
 FORMAT = 1
 #: Functions of net.c that no kernel's function may be named like: those with the net's prefix, and the others.
 INTERFACE = (
-    "create", "destroy", "forward", "backward", "forward_backward", "clear_param_diffs", "renew_param_diffs", "update", "rate", "error",
-    "param", "param_diff", "param_size", "abi", "loss_weight", "set_loss_weight", "set_iter",
+    "create", "destroy", "forward", "backward", "forward_backward", "clear_param_diffs", "renew_param_diffs", "update",
+    "rate", "error", "param", "param_diff", "param_size", "abi", "loss_weight", "set_loss_weight", "set_iter",
 )  # fmt: skip
 INTERNAL = frozenset((
     "run_init", "run_forward", "run_backward", "run_update", "learning_rate", "finish", "abi_memory", "abi_param",
