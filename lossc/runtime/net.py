@@ -238,6 +238,15 @@ class Net:
         self.loss = self._checked(self.native.forward_backward())
         return self.loss
 
+    def train_step(self) -> float:
+        """Both passes on cleared gradients and the update, of a net that has a solver; returns the total weighted loss.
+
+        Raises as ``forward``: then nothing was updated.
+        """
+        self._feed.fill(self._tops)
+        self.loss = self._checked(self.native.step())
+        return self.loss
+
     def clear_param_diffs(self) -> None:
         """Sets the gradients of all parameters to 0."""
         self.native.clear_param_diffs()
