@@ -137,6 +137,10 @@ def gather_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
     ]
     lines, at = decode(parts)
     tile0 = at["tile0"]
+    if tile0 != "0":
+        end = f"tile0 + {part_tiles}"
+        end = end if row_tiles % part_tiles == 0 else f"{end} < {row_tiles} ? {end} : {row_tiles}"
+        lines.append(f"const ptrdiff_t tile1 = {end};")
     group, z, h0, h1, w0, w1 = (at[name] for name in ("group", "z", "h0", "h1", "w0", "w1"))
     if block.images > 1:
         image = affine([(at["n0"], 1), ("q", 1)])
@@ -231,8 +235,7 @@ def gather_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
             "sw": stride_w,
             "tiles": row_tiles,
             "tile0": tile0,
-            "tile_end": str(row_tiles) if tile0 == "0" else f"tile0 + {part_tiles}" if row_tiles % part_tiles == 0
-            else f"(tile0 + {part_tiles} < {row_tiles} ? tile0 + {part_tiles} : {row_tiles})",
+            "tile1": str(row_tiles) if tile0 == "0" else "tile1",
             "tile_of_part": "tile" if tile0 == "0" else "(tile - tile0)",
             "row_tail": shape.oc % mr != 0,
             "blocked": blocked,
