@@ -67,7 +67,7 @@ class Net:
     layer types of your own: a Python file, what ``@lossc.loss`` made, a Layer class, or a list of these.
     ``check_labels``: labels out of range are errors; without the check such labels are read past the end of rows.
     ``check_finite``: each pass stops at the first number that is not finite, at the cost of time and memory.
-    ``winograd``: the largest tile of Winograd's 3x3 convolutions in float32: 2, 4 (faster, less exact), or 0 for none.
+    ``winograd``: the largest tile of Winograd's convolutions in float32: 2, 4 (3x3 alone; less exact), or 0 for none.
 
     Raises LosscError's kinds: PrototxtError, GraphError, DataError, WeightsError, UsageError, CompilerError; passes
     raise DataError for labels, NumericError for numbers that are not finite.
