@@ -1,9 +1,10 @@
 """C text of the pooling kernels: MAX and AVE over two spatial axes, forward and backward, as Caffe's Pooling.
 
-Three algorithms. *Phases* (small windows): rows and columns are dealt out by their remainder modulo the stride, so that
-every window position of consecutive outputs is a contiguous vector, across the ends of rows too. *Windows* (global
-pooling, large windows): one output after the other, vectors run along the rows of its window. *Scatter* (backward of
-MAX): each output's gradient goes to its maximum, which is bound by memory however it is written.
+Four algorithms. *Lines* (AVE of windows one column wide, as LRN across channels): whole lines are added up where they
+lie. *Phases* (small windows): rows and columns are dealt out by their remainder modulo the stride, so that every
+window position of consecutive outputs is a contiguous vector, across the ends of rows too. *Windows* (global pooling,
+large windows): one output after the other, vectors run along the rows of its window. *Scatter* (backward of MAX):
+each output's gradient goes to its maximum, which is bound by memory however it is written.
 
 gcc 12 was seen to miscompile rows of plain C that lie apart in a buffer (outer-loop and block vectorisation), so what
 *phases* moves between rows and buffers is explicit vectors wherever the stride allows.
@@ -131,6 +132,21 @@ class PhaseView:
     merged: bool
 
 
+@dataclass(frozen=True)
+class LineView:
+    """All numbers of the algorithm *lines*: line ``row`` of ``to`` sums up lines row - before to row + after."""
+
+    to: str
+    from_: str
+    to_strides: tuple[int, int]
+    from_strides: tuple[int, int]
+    rows_to: int
+    rows_from: int
+    width: int
+    before: int
+    after: int
+
+
 def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...]]:
     """The static C function of ``spec`` and its parameter declarations, in order x, y (, mask).
 
@@ -143,7 +159,8 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
     real = "float" if bits == 32 else "double"
     forward, is_max = spec.direction == "forward", spec.method == "MAX"
     scatter = is_max and not forward
-    view = None if scatter else _phase_view(spec, isa.lanes(f"float{bits}"), bits // 8)
+    lines = _line_view(spec)
+    view = None if scatter or lines else _phase_view(spec, isa.lanes(f"float{bits}"), bits // 8)
     _check(spec, bits, counts_in_plane=spec.mask_kind == "index" or (view is None and forward))
     params = [
         f"{'const ' if forward else ''}{real} *restrict {spec.x}",
@@ -152,9 +169,10 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
     if spec.mask is not None:
         kind = real if spec.mask_kind == "index" else "unsigned char"
         params.append(f"{'' if forward else 'const '}{kind} *restrict {spec.mask}")
+    form = "scatter" if scatter else "lines" if lines else f"phases_{spec.direction}" if view else "windows"
     text = render(
-        "pool_scatter.c.j2" if scatter else f"pool_phases_{spec.direction}.c.j2" if view else "pool_windows.c.j2",
-        view,
+        f"pool_{form}.c.j2",
+        lines or view,
         spec=spec,
         params=", ".join(params),
         real=real,
@@ -216,6 +234,19 @@ def _axis(spec: PoolSpec, i: int) -> Axis:
         empty=min(out, _ceil(size + pad, stride)),
         even=(out - 1) * stride + kernel <= size + 2 * pad,
     )
+
+
+def _line_view(spec: PoolSpec) -> LineView | None:
+    """The view, where windows are one column wide and meet one another line by line, none clipped at the padding."""
+    (kernel, one), (pad, no_pad) = spec.kernel, spec.pad
+    rows_x, rows_y, width = spec.in_shape[0], spec.out_shape[0], spec.in_shape[1]
+    even = rows_y == rows_x + 2 * pad - kernel + 1 and spec.out_shape[1] == width
+    if spec.method != "AVE" or one != 1 or spec.stride != (1, 1) or no_pad or not even:
+        return None
+    before, after = pad, kernel - 1 - pad
+    if spec.direction == "forward":
+        return LineView(spec.y, spec.x, spec.y_strides, spec.x_strides, rows_y, rows_x, width, before, after)
+    return LineView(spec.x, spec.y, spec.x_strides, spec.y_strides, rows_x, rows_y, width, after, before)
 
 
 def _phase_view(spec: PoolSpec, lanes: int, real_bytes: int) -> PhaseView | None:

@@ -171,6 +171,9 @@ def random_specs():
         {"size": (11, 12), "kernel": (2, 3), "stride": (4, 3)},
         {"size": (40, 30), "kernel": (8, 8), "stride": (33, 29), "out": (3, 2)},
         {"size": (3, 700), "kernel": (3, 1), "stride": (1, 1)},
+        {"size": (9, 37), "kernel": (5, 1), "stride": (1, 1), "pad": (2, 0), "gap": 3},
+        {"size": (4, 50), "kernel": (3, 1), "stride": (1, 1), "pad": (2, 0)},
+        {"size": (2, 5), "kernel": (5, 1), "stride": (1, 1), "pad": (4, 0), "gap": 1},
         {"size": (1, 33), "kernel": (1, 4), "stride": (1, 3), "pad": (0, 2)},
     ]
     rng = np.random.default_rng(5)
