@@ -268,6 +268,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
             "pack_a": plan.pack_a,
             "pack_b": plan.pack_b,
             "pack_rows": PACK_ROWS,
+            "fetch_c": not (plan.dot or side.crossed) and side.rows * side.columns * types.size > L2_BYTES,
             "pack_chunks": ceil(side.k / PACK_ROWS),
             "a_packed": a_packed,
             "a_row": side.a_row,
