@@ -5,9 +5,9 @@ from __future__ import annotations
 _LONGEST_NAME = 240  # characters of a file's name that messages show
 
 
-def count_of(number: int, noun: str) -> str:
-    """The number with its noun: "1 top", "2 tops"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def count_of(number: int, noun: str, several: str = "") -> str:
+    """The number with its noun: "1 top", "2 tops"; ``several`` where an s is not enough."""
+    return f"{number} {noun}" if number == 1 else f"{number} {several or noun + 's'}"
 
 
 def _shortened(file: str) -> str:

@@ -15,6 +15,8 @@ from lossc.explain.text import heading, tables
 
 #: Lines of C that are shown before and behind each weight.
 _AROUND = 3
+#: Tables of more rows are shown on demand.
+_LONGEST = 20
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ def page(report: Report) -> str:
         "title": heading(report),
         "picture": Markup(draw(report)),
         "tables": tables(report),
+        "longest": _LONGEST,
         "warnings": report.warnings,
         "excerpts": _excerpts(report),
     }

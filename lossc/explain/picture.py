@@ -8,21 +8,27 @@ from html import escape
 
 from lossc.explain.report import Box, Edge, Report
 
-_CHARACTER, _LINE, _PAD = 6.4, 15, 9  # of text in pixels: a character's width, a line's height, the margin in a box
+_CHARACTER, _LINE, _PAD = 6.7, 15, 9  # of text in pixels: a character's width, a line's height, the margin in a box
 _SMALL = 12  # a label's height
 _GAP_X, _GAP_Y, _VIA = 26, 64, 10  # between boxes, between ranks; width of an edge that passes a rank
+_STEP, _ASIDE = 34, 18  # between edges that enter a box; from the last of them to the labels
 _SWEEPS = 12
 
 
 @dataclass
 class _Spot:
-    """A box, or a point where an edge passes a rank."""
+    """A box, or a point where an edge passes a rank.
+
+    The labels above it reach ``reach`` to the right of its middle, and take ``head`` in height.
+    """
 
     width: float
     height: float
     rank: int = 0
     x: float = 0.0
     y: float = 0.0
+    reach: float = 0.0
+    head: float = 0.0
     above: list[_Spot] = field(default_factory=list)
     below: list[_Spot] = field(default_factory=list)
 
@@ -43,16 +49,22 @@ def draw(report: Report) -> str:
         for name, lines in texts.items()
     }
     lines = _rank(spots, report.edges)
+    groups = _groups(lines)
+    for group in groups:
+        last = group[0].spots[-1]
+        labels = _labels(group)
+        last.reach = _aside(group) + _CHARACTER * max(len(text) for text, _ in labels)
+        last.head = _SMALL * (len(labels) + 1)
     rows = _rows([*spots.values(), *(s for line in lines for s in line.spots[1:-1])])
     _order(rows)
     _place(rows)
-    width = max((s.x + s.width / 2 for row in rows for s in row), default=0) + 170
+    width = max((s.x + max(s.width / 2, s.reach) for row in rows for s in row), default=0) + 10
     height = max((s.y + s.height for row in rows for s in row), default=0) + 10
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="net" viewBox="-10 -10 {width + 10:.0f} {height + 10:.0f}" '
         f'width="{width + 10:.0f}" height="{height + 10:.0f}" role="img" aria-label="{escape(report.net)}">',
         _MARKERS,
-        *_entries(lines),
+        *_entries(groups),
         *(_box(b, texts[b.layer], spots[b.layer]) for b in report.boxes),
         "</svg>",
     ]
@@ -117,14 +129,15 @@ def _order(rows: list[list[_Spot]]) -> None:
 
 
 def _place(rows: list[list[_Spot]]) -> None:
-    y = 0.0
+    y = -_GAP_Y
     for row in rows:
         tall = max(s.height for s in row)
-        x = 0.0
+        y += max(_GAP_Y, *(s.head for s in row))
         for s in row:
-            s.x, s.y = x + s.width / 2, y + (tall - s.height) / 2
-            x += s.width + _GAP_X
-        y += tall + _GAP_Y
+            s.y = y + (tall - s.height) / 2
+        for s, x in zip(row, _apart(row, [0.0] * len(row)), strict=True):
+            s.x = x
+        y += tall
     for sweep in range(_SWEEPS):
         for row in rows if sweep % 2 == 0 else reversed(rows):
             wish = [_mean([n.x for n in (*s.above, *s.below)], s.x) for s in row]
@@ -142,7 +155,7 @@ def _mean(values: list[float], otherwise: float) -> float:
 
 def _apart(row: list[_Spot], wish: list[float]) -> list[float]:
     """Places near the wished ones, in the row's order and without overlap: the mean of pushing right and left."""
-    apart = [(a.width + b.width) / 2 + _GAP_X for a, b in zip(row, row[1:], strict=False)]
+    apart = [max((a.width + b.width) / 2 + _GAP_X, a.reach + _PAD) for a, b in zip(row, row[1:], strict=False)]
     right, left = list(wish), list(wish)
     for k, d in enumerate(apart):
         right[k + 1] = max(right[k + 1], right[k] + d)
@@ -162,26 +175,46 @@ def _box(b: Box, lines: list[str], s: _Spot) -> str:
     return f'<g class="{kind}">{frame}<text>{rows}</text></g>'
 
 
-def _entries(lines: Sequence[_Line]) -> list[str]:
-    """All edges; those into one layer end side by side on its upper edge, their labels stand above it."""
+def _groups(lines: Sequence[_Line]) -> list[list[_Line]]:
+    """Edges by the layer that they lead to."""
     into: dict[int, list[_Line]] = {}
     for line in lines:
         into.setdefault(id(line.spots[-1]), []).append(line)
+    return list(into.values())
+
+
+def _step(group: Sequence[_Line]) -> float:
+    """Between the ends of edges that lead to one layer."""
+    return min(_STEP, (group[0].spots[-1].width - 24) / len(group))
+
+
+def _aside(group: Sequence[_Line]) -> float:
+    """From a layer's middle to the labels of the edges that lead to it."""
+    return (len(group) - 1) / 2 * _step(group) + _ASIDE
+
+
+def _labels(group: Sequence[_Line]) -> list[tuple[str, str]]:
+    """What stands beside the edges that lead to one layer, and its class."""
     out = []
-    for group in into.values():
+    for line in group:
+        out += [(f"{e.blob} {list(e.shape)}", "forward") for e in line.edges]
+        out += [(alpha, "backward") for alpha in dict.fromkeys(e.alpha for e in line.edges if e.alpha)]
+    return out
+
+
+def _entries(groups: Sequence[list[_Line]]) -> list[str]:
+    """All edges, and over them their labels; those into one layer end side by side on its upper edge."""
+    edges, texts = [], []
+    for group in groups:
         group.sort(key=lambda line: line.spots[-2].x)
         last = group[0].spots[-1]
-        step = min(34.0, (last.width - 24) / len(group))
-        labels: list[tuple[str, str]] = []
         for k, line in enumerate(group):
-            x = last.x + (k - (len(group) - 1) / 2) * step
-            out.append(_edge(line, x))
-            labels += [(f"{e.blob} {list(e.shape)}", "forward") for e in line.edges]
-            labels += [(alpha, "backward") for alpha in dict.fromkeys(e.alpha for e in line.edges if e.alpha)]
+            edges.append(_edge(line, last.x + (k - (len(group) - 1) / 2) * _step(group)))
+        labels = _labels(group)
         for k, (text, kind) in enumerate(labels):
-            x, y = last.x + (len(group) - 1) / 2 * step + 18, last.y - 8 - _SMALL * (len(labels) - 1 - k)
-            out.append(f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>')
-    return out
+            x, y = last.x + _aside(group), last.y - 8 - _SMALL * (len(labels) - 1 - k)
+            texts.append(f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>')
+    return edges + texts
 
 
 def _edge(line: _Line, x: float) -> str:

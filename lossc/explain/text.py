@@ -83,7 +83,8 @@ def normaliser(loss: Loss) -> str:
 def joint_title(joint: Joint) -> str:
     if not joint.shape:
         return f"Gradient of each loss over {joint.blob}"
-    return f"Gradient of each loss at {joint.blob} {list(joint.shape)}, which {' and '.join(joint.consumers)} use"
+    *others, last = joint.consumers
+    return f"Gradient of each loss at {joint.blob} {list(joint.shape)}, which {', '.join(others)} and {last} use"
 
 
 def _joint(joint: Joint) -> Table:

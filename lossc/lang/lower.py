@@ -103,7 +103,8 @@ class Lowering:
                 self._materialise(b, x)
                 return self.emit(b, [output], note)
         for x in self._open(output.value):  # reductions that the parts of one operand walk differently
-            if x is not output.value and x.size > 1 and x.op in ELEMENTWISE and self.ref_of(x) is None:
+            elementwise = x.op in ELEMENTWISE and not x.truth
+            if x is not output.value and x.size > 1 and elementwise and self.ref_of(x) is None:
                 self._materialise(b, x)
                 return self.emit(b, [output], note)
         raise LosscError("this expression cannot be computed", fix="split it up: reduce over fewer axes at a time")
@@ -139,7 +140,7 @@ class Lowering:
         depth, ends = dict[Array, int](), set(values)
         for x in self._open(*values):
             depth[x] = max((depth.get(a, 0) for a in x.args), default=0) + _LEVELS.get(x.op, 1)
-            if depth[x] >= _DEEPEST and x not in ends and x.op in ELEMENTWISE:
+            if depth[x] >= _DEEPEST and x not in ends and x.op in ELEMENTWISE and not x.truth:  # memory holds numbers
                 self._materialise(b, x)
                 depth[x] = 0
 

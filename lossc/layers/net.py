@@ -13,7 +13,7 @@ from lossc.errors import GraphError, UsageError, count_of
 from lossc.ir import Graph, LayerCall
 from lossc.layers.base import Layer, Shape, check_counts
 from lossc.layers.data import Data
-from lossc.layers.options import check_options, overruled
+from lossc.layers.options import check_options, idle
 from lossc.layers.registry import LAYERS
 from lossc.loss_weight import LossWeight, Runtime, Schedule, check_finite, own_value, parse_weight
 
@@ -51,7 +51,7 @@ def import_net(
             graph.calls.append(_import_layer(param, phase, line, known, available))
         except GraphError as error:
             raise error.located(layer=param.name, file=file, line=line) from None
-        if (found := overruled(param)) is not None:
+        for found in idle(param):
             text = str(found.located(layer=param.name, file=file, line=line))
             warnings.warn_explicit(text, UserWarning, "lossc", 0, registry=_WARNED)
         layer = graph.calls[-1].layer
@@ -119,7 +119,7 @@ def _import_layer(
         hint = f'did you mean "{near[0]}"?' if near else "known types: " + ", ".join(sorted(known))
         raise GraphError(f'unknown layer type "{param.type}"', fix=hint)
     if known[param.type] is LAYERS.get(param.type):
-        check_options(param)
+        check_options(param, phase)
     layer = known[param.type](param, phase)
     check_counts(layer, len(param.bottom), len(param.top))
     for bottom in param.bottom:
@@ -150,7 +150,8 @@ def _loss_weights(layer: Layer, param: Any) -> list[LossWeight]:
     changing: tuple[str, ...] = layer.extra("loss_weight")
     weighted = [k for k, weight in enumerate(weights) if weight]
     if changing and len(changing) != len(weighted):
-        message = f"{len(changing)} values of lossc_param's loss_weight for {len(weighted)} tops with a weight"
+        values, tops = count_of(len(changing), "value"), count_of(len(weighted), "top")
+        message = f"{values} of lossc_param's loss_weight for {tops} with a weight"
         raise GraphError(message, fix="give one for each top whose loss_weight is not 0")
     for k, text in zip(weighted, changing, strict=False):
         try:

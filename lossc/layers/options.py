@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from lossc.errors import GraphError
 
@@ -67,11 +70,12 @@ _MEANT = {
 }
 
 
-def check_options(param: Any) -> None:
-    """Raises GraphError for a message of the LayerParameter that layers of its type do not use.
+def check_options(param: Any, phase: str) -> None:
+    """Raises GraphError for what a LayerParameter of a net for ``phase`` gives though its type does not use it.
 
-    Whole messages only: a field of a message that the type does use may still mean nothing beside others (``engine``,
-    ``bias_filler`` without a bias; see also ``overruled``), which many published nets rely on.
+    Whole messages, and the fields that no neighbour gives a meaning to. A field of a message that the type does use may
+    still mean nothing beside others (``engine``, ``bias_filler`` without a bias; see also ``idle``), which many
+    published nets rely on.
     """
     for field, value in param.ListFields():
         users = USED_BY.get(field.name)
@@ -83,15 +87,27 @@ def check_options(param: Any) -> None:
             f"{field.name}{f' {{ {given} }}' if given else ''} has no effect on {param.type}",
             fix=_MEANT.get((param.type, field.name), f"remove it; {uses}"),
         )
+    if param.blobs:
+        raise GraphError("blobs have no effect in a net's description", fix="give parameters' values in a weights file")
+    own = param.DESCRIPTOR.fields_by_name["phase"].enum_type.values_by_number[param.phase].name
+    if param.HasField("phase") and own != phase:
+        message = f"phase: {own} has no effect on a layer of a net for phase {phase}"
+        raise GraphError(message, fix=f"include {{ phase: {own} }} keeps the layer out of other phases")
+    for message in (param.loss_param, param.accuracy_param):
+        if message.HasField("ignore_label") and int(np.float32(message.ignore_label)) != message.ignore_label:
+            text = f"ignore_label {message.ignore_label} has no effect: no label in float32 is it"
+            raise GraphError(text, fix="whole numbers up to 16777216 can be labels")
 
 
-def overruled(param: Any) -> GraphError | None:
-    """What to warn of: a setting that another one beside it takes the effect of, as published nets have them."""
+def idle(param: Any) -> Iterator[GraphError]:
+    """What to warn of: settings without effect that published nets have."""
     loss = param.loss_param
     if loss.HasField("normalize") and loss.HasField("normalization"):
         mode = loss.NormalizationMode.Name(loss.normalization)
-        return GraphError(
+        yield GraphError(
             f"normalize: {str(loss.normalize).lower()} has no effect beside normalization: {mode}",
             fix="remove normalize",
         )
-    return None
+    if engine := param.softmax_param.engine:
+        name = param.softmax_param.Engine.Name(engine)
+        yield GraphError(f"engine: {name} has no effect: every layer is generated code", fix="remove engine")

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from lossc.ir import IO, Access, Builder, Ref, Scalar
-from lossc.ir.expr import Const, Expr, Value, expr, gather, ne, total, where
+from lossc.ir.expr import Expr, Value, expr, gather, ne, total, where
 from lossc.layers.base import LossLayer, Shape
 from lossc.layers.extras import Extra
 
@@ -63,6 +63,14 @@ class PointLoss(LossLayer):
         )
         both = len(given) > 1 and given[-1] != "normalize"
         self.need(not both, f"{' and '.join(given)} contradict each other", "keep one of them")
+        weighted = len(bottoms) > self.own_bottoms or any(
+            self.extra(name) for name in ("class_weight", "class_weight_file") if name in self.extras
+        )
+        self.need(
+            weighted or not self.extra("normalization"),
+            "lossc_param's normalization: WEIGHTED has no effect without weights",
+            "give weights in one more bottom" + (", or class_weight" if "class_weight" in self.extras else ""),
+        )
         if classes:
             self.class_weights("class_weight", classes)
 
@@ -129,16 +137,13 @@ class PointLoss(LossLayer):
         elif not self.extra("normalization"):
             value = usual()
         else:
-            counted = weight if weight is not None else expr(1.0)
-            if ignored is not None:
-                counted = where(ignored, 0.0, counted)
+            assert weight is not None
+            counted = weight if ignored is None else where(ignored, 0.0, weight)
             varying = {d.name for d in counted.varies}
             alike = math.prod(e for d, e in zip(dims, extents, strict=True) if d not in varying)
-            value = total(counted, dims) * Scalar(alike, "count")
-            if not isinstance(value, Const):
-                held = b.temp("weights", ())
-                b.map((held[""], value), note="weights of the points that count")
-                value = where(ne(held[""], 0.0), held[""], 1.0)
+            held = b.temp("weights", ())
+            b.map((held[""], total(counted, dims) * Scalar(alike, "count")), note="weights of the points that count")
+            value = where(ne(held[""], 0.0), held[""], 1.0)
             io.saved["mode"] = "WEIGHTED"
         io.saved["normaliser"] = value
         return value

@@ -68,6 +68,9 @@ class Needs:
         force = graph.options.get("force_backward", False)
         for c in graph.calls:
             given = list(c.layer.param.propagate_down)
+            for k, flag in enumerate(given):
+                if flag and not c.layer.propagates_to(k):
+                    raise _no_gradient(graph, c, k)
             needs.bottoms[c.name] = [bool(given[i]) if given else blob_needs[b] for i, b in enumerate(c.bottoms)]
             learned = any(rates[p] != 0 for p in c.params) or c.layer.counts_as_learned()
             needs.active[c.name] = learned or any(blob_needs[b] for b in c.bottoms)
@@ -127,16 +130,23 @@ class BuildBackward:
         return True
 
 
+def _no_gradient(graph: Graph, call: LayerCall, bottom: int) -> GraphError:
+    return GraphError(
+        f'{call.layer.type} cannot backpropagate to bottom {bottom}, "{graph.blobs[call.bottoms[bottom]].label}"',
+        fix="stop there: one propagate_down per bottom, false for this one",
+        layer=call.name,
+        file=graph.file,
+        line=call.line,
+    )
+
+
 def _layer_backward(graph: Graph, call: LayerCall, flags: list[bool]) -> None:
     io: IO = graph.options["io"][call.name]
     rates = {p.blob: p.lr_mult for p in graph.params}
     force = graph.options.get("force_backward", False)
     for k, flag in enumerate(flags):
         if flag and not call.layer.propagates_to(k):
-            raise GraphError(
-                f'{call.layer.type} cannot backpropagate to bottom {k}, "{graph.blobs[call.bottoms[k]].label}"',
-                fix="stop there: one propagate_down per bottom, false for this one",
-            )
+            raise _no_gradient(graph, call, k)
     if not call.layer.has_gradient:
         return
     io.top_diffs = [ensure_diff(graph, t, call.name) for t in call.tops]

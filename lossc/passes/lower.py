@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lossc.errors import GraphError, LosscError, ShapeError
+from lossc.errors import GraphError, LosscError, ShapeError, count_of
 from lossc.ir import IO, Blob, Builder, Graph, LayerCall, LossTerm, Param, Scalar
 from lossc.ir.blob import Role
 from lossc.ir.expr import Expr, expr, total
@@ -119,7 +119,8 @@ def _add_params(
 ) -> None:
     specs, given = call.layer.params(*shapes), call.layer.param.param
     if len(given) > len(specs):
-        raise GraphError(f"{len(given)} param entries for {len(specs)} parameters", fix="remove the surplus ones")
+        entries = count_of(len(given), "param entry", "param entries")
+        raise GraphError(f"{entries} for {count_of(len(specs), 'parameter')}", fix="remove the surplus ones")
     for k, spec in enumerate(specs):
         entry = given[k] if k < len(given) else None
         name = entry.name if entry is not None else ""

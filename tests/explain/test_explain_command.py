@@ -130,14 +130,20 @@ def test_page_is_whole_and_stands_alone(folder: Path, capfd: pytest.CaptureFixtu
     assert marked and "0.060000002f" in marked[1]
 
 
-def test_boxes_of_a_picture_do_not_overlap(folder: Path) -> None:
-    wide = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }\n'
-    wide += "".join(fc(f"branch{k}", "x", 3) for k in range(7))
-    wide += layer("Eltwise", "sum", " ".join(f"branch{k}" for k in range(7)) + " x", "sum", "loss_weight: 1")
+def test_boxes_and_labels_of_a_picture_do_not_overlap() -> None:
+    trunk = "a/trunk/with_a_name_longer_than_boxes"
+    wide = f'layer {{ name: "x" type: "Input" top: "{trunk}" input_param {{ shape {{ dim: 2 dim: 3 }} }} }}\n'
+    wide += "".join(fc(f"branch{k}", trunk, 3) for k in range(7))
+    wide += layer("Eltwise", "sum", " ".join(f"branch{k}" for k in range(7)) + f" {trunk}", "sum", "loss_weight: 1")
     drawn = page(explain_request(Request(read_net_text(wide, "net.prototxt"))))
     found = re.findall(r'<rect x="([\d.-]+)" y="([\d.-]+)" width="([\d.]+)" height="([\d.]+)"', drawn)
     boxes = [tuple(map(float, each)) for each in found]
     assert len(boxes) == 9
+    labels = re.findall(r'<text class="forward" x="([\d.-]+)" y="([\d.-]+)">(.*?)</text>', drawn)
+    assert len(labels) == 15
+    boxes += [(float(x), float(y) - 9, 6.6 * len(text), 11) for x, y, text in labels]  # of 11 px, monospaced
+    width = float(re.search(r'<svg[^>]* width="(\d+)"', drawn)[1])  # type: ignore[index]
+    assert all(x + w <= width for x, _, w, _ in boxes)
     for k, (x, y, w, h) in enumerate(boxes):
         assert x >= 0 and y >= 0
         for u, v, s, t in boxes[k + 1 :]:

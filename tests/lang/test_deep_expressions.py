@@ -114,3 +114,25 @@ def test_a_long_chain_of_layers() -> None:
     net.forward_backward(t0=x)
     assert net.loss == pytest.approx(values[-1].sum())
     np.testing.assert_allclose(net.blobs["t0"].diff, np.prod([1 - v**2 for v in values[1:]], axis=0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("before", range(4))
+def test_a_chain_that_is_cut_at_a_condition(before: int) -> None:
+    """A condition cannot be kept in memory: what it is made of can."""
+
+    def deep(x, t):  # type: ignore[no-untyped-def]
+        for _ in range(before):
+            x = x * t + 1
+        for _ in range(90):
+            x = lossc.where(x > t, x * 0.5 + 0.25, x)
+        return x.sum()
+
+    x, t = np.linspace(-1, 1, 5), np.full(5, 0.75)
+    value, (grad, *_) = interpreted(Function("Deep", deep, True), x, t)
+    y, slope = x, np.ones(5)
+    for _ in range(before):
+        y, slope = y * t + 1, slope * t
+    for _ in range(90):
+        y, slope = np.where(y > t, y * 0.5 + 0.25, y), np.where(y > t, slope * 0.5, slope)
+    np.testing.assert_allclose(value, y.sum(), rtol=1e-12)
+    np.testing.assert_allclose(grad, slope, rtol=1e-12)

@@ -83,12 +83,12 @@ def point_weights(draw: st.DrawFn, p: Problem, points: tuple[int, ...]) -> Array
 
 
 def reductions(draw: st.DrawFn, p: Problem, modes: bool) -> str:
-    """Draws a reduction and a normalisation; the latter's name."""
+    """Draws a reduction and a normalisation that fits the weights drawn before; the latter's name."""
     reduction = draw(st.sampled_from([None, "mean", "sum", "none"]))
     if reduction:
         p.extras["reduction"] = reduction
     if reduction in (None, "mean"):
-        if draw(st.booleans()):
+        if ("w" in p.inputs or "class_weight" in p.extras) and draw(st.booleans()):
             p.extras["normalization"] = "WEIGHTED"
         elif modes:
             mode: str = draw(st.sampled_from(["", "FULL", "VALID", "BATCH_SIZE", "NONE"]))
@@ -122,8 +122,8 @@ def softmax_like(draw: st.DrawFn, kind: str) -> Problem:
     if h is not None:
         p.inputs["h"] = h.reshape(1, 1, k, k)
     weight = point_weights(draw, p, (int(np.prod(before)), int(np.prod(after))))
-    mode, ignore = reductions(draw, p, True), draw(st.sampled_from([None, 0, -1]))
     cw = class_weight(draw, p, k)
+    mode, ignore = reductions(draw, p, True), draw(st.sampled_from([None, 0, -1]))
     smoothing = draw(st.sampled_from([None, 0.1, 1.0])) if h is None else None
     if smoothing is not None:
         p.extras["label_smoothing"] = smoothing
@@ -212,11 +212,11 @@ def sigmoid(draw: st.DrawFn) -> Problem:
     t = array(draw, shape, st.sampled_from([0.0, 0.25, 1.0, -1.0]))
     p.inputs |= {"x": x, "t": t}
     weight = point_weights(draw, p, shape)
+    channels = shape[1] if len(shape) > 1 else 1
+    cw, pw = class_weight(draw, p, channels), class_weight(draw, p, channels, "pos_weight")
     mode, ignore = reductions(draw, p, True), draw(st.sampled_from([None, -1]))
     fields = (f"ignore_label: {ignore} " if ignore is not None else "") + (f"normalization: {mode}" if mode else "")
     p.options = f"loss_param {{ {fields} }}" if fields else ""
-    channels = shape[1] if len(shape) > 1 else 1
-    cw, pw = class_weight(draw, p, channels), class_weight(draw, p, channels, "pos_weight")
     per_channel = (channels,) + (1,) * (len(shape) - 2) if len(shape) > 1 else (1,)
     pos = np.ones(()) if pw is None else pw.reshape(per_channel)
     s = 1 / (1 + np.exp(-x))
@@ -312,21 +312,22 @@ OWN_OPTIONS = {
     ),
 }
 COMBINED = ("", "reduction: sum", "reduction: none", "normalization: WEIGHTED")
-#: Layer type, Caffe's options and ours; two normalisations at once are an error.
+#: Layer type, Caffe's options and ours, and whether points have weights; two normalisations at once are an error, and
+#: so are the weights' sum as one without weights.
 GRADIENTS = [
-    (kind, options, extras)
+    (kind, options, extras, weighted)
     for kind, choices in OWN_OPTIONS.items()
     for options in choices
     for extras in COMBINED
-    if not (extras and "normalization" in options)
+    for weighted in (False, True)
+    if not (extras and "normalization" in options) and (weighted or "WEIGHTED" not in extras)
 ]
 CLASSES = "class_weight: [1, 2, 0.5, 3]"
 
 
 @pytest.mark.parametrize("optimise", [False, True], ids=["lowered", "optimised"])
 @pytest.mark.parametrize("scale", [0.25, -2.0])
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-@pytest.mark.parametrize(("kind", "options", "extras"), GRADIENTS)
+@pytest.mark.parametrize(("kind", "options", "extras", "weighted"), GRADIENTS)
 def test_gradient(kind: str, options: str, extras: str, weighted: bool, scale: float, optimise: bool) -> None:
     rng = np.random.default_rng(3)
     inputs = {"x": rng.uniform(0.1, 0.9, (3, 4)), "t": np.array([0.0, 3.0, 1.0])}

@@ -44,7 +44,7 @@ def compare(text: str, arrays: dict[str, np.ndarray], loss: Any, x: Any) -> None
 def test_cross_entropy(shape: str, ignore: int | None, smoothing: float, weighted: bool, reduction: str) -> None:
     scores, labels = (SCORES, LABELS) if shape == "rows" else (IMAGES, MAP)
     extras = f"label_smoothing: {smoothing} reduction: {reduction} "
-    extras += "normalization: WEIGHTED " if reduction == "mean" else ""
+    extras += "normalization: WEIGHTED " if reduction == "mean" and weighted else ""
     extras += f"class_weight: {list(WEIGHTS)}" if weighted else ""
     options = f"loss_param {{ ignore_label: {ignore} }}" if ignore is not None else ""
     arrays = {"x": scores, "t": labels}
@@ -87,7 +87,7 @@ def test_nll_of_probabilities(weighted: bool, reduction: str) -> None:
     weight = torch.tensor(WEIGHTS, dtype=torch.float64) if weighted else None
     loss = F.nll_loss(torch.log(x), torch.tensor(LABELS), weight=weight, reduction=reduction)
     extras = f"reduction: {reduction} " + (f"class_weight: {list(WEIGHTS)} " if weighted else "")
-    extras += "normalization: WEIGHTED" if reduction == "mean" else ""
+    extras += "normalization: WEIGHTED" if reduction == "mean" and weighted else ""
     arrays = {"x": prob, "t": LABELS}
     compare(net("MultinomialLogisticLoss", extras, "", arrays), arrays, loss, x)
 
