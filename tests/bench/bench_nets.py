@@ -39,7 +39,17 @@ PEERS = ("eager", "eager+malloc", "channels-last", "channels-last+malloc", "comp
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "1000000000"}
 BATCHES = (1, 16)
 SOLVER = 'net: "net.prototxt" base_lr: 1e-5 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.0005 max_iter: 1000000\n'
-PROGRAM = """#include "net.h"
+PROGRAM = """#include <stdio.h>
+#include <string.h>
+#include "net.h"
+static void show_peak(void)
+{
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status && fgets(line, sizeof line, status))
+        if (strncmp(line, "VmHWM:", 6) == 0)
+            fputs(line + 6, stdout);
+}
 int main(void)
 {
     lossc_net *net = bench_create(%d, 1);
@@ -48,6 +58,7 @@ int main(void)
         bench_forward_backward(net);
         bench_update(net);
     }
+    show_peak();
     return net == 0;
 }
 """
@@ -119,7 +130,10 @@ def measure_lossc(folder: Path, threads: int, seconds: float) -> dict[str, float
 
 
 def memory(folder: Path, threads: int) -> dict[str, float]:
-    """Megabytes: the most that a C program of three iterations holds, and what the compiler planned."""
+    """Megabytes: the most that a C program of three iterations holds, and what the compiler planned.
+
+    The program says itself what it held at most: wait4's ru_maxrss begins with what the parent had when it forked.
+    """
     bundle = folder / "bundle"
     command = [sys.executable, "-m", "lossc.cli.main", "compile", "net.prototxt", "--solver", "solver.prototxt"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -129,13 +143,11 @@ def memory(folder: Path, threads: int) -> dict[str, float]:
     library = json.loads((bundle / "manifest.json").read_text())
     subprocess.run([os.environ.get("CC", "cc"), "main.c", library["library"], "-Wl,-rpath,$ORIGIN", "-o", "main"],
                    cwd=bundle, check=True)  # fmt: skip
-    child = subprocess.Popen([bundle / "main"])
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
+    done = subprocess.run([bundle / "main"], capture_output=True, text=True)
+    if done.returncode:
         raise RuntimeError(f"the C program of {folder.name} failed")
     planned = library["bytes"]
-    return {"resident": usage.ru_maxrss / 1024, "arena": planned["arena"] / 2**20, "params": planned["params"] / 2**20}
+    return {"resident": int(done.stdout.split()[0]) / 1024, "arena": planned["arena"] / 2**20, "params": planned["params"] / 2**20}
 
 
 def run_peer(peer: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
