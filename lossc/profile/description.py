@@ -19,9 +19,8 @@ def describe(request: Request) -> dict[str, Any]:
     Raises GraphError and its kinds.
     """
     graph, _ = build_graph(request, until="infer-shapes")
-    calls = [call for call in graph.calls if not getattr(call.layer, "is_input", False)]
     layers, firsts = [], set()
-    for call in calls:
+    for call in (c for c in graph.calls if c.bottoms):
         param, shapes = call.layer.param, [graph.declared[b].shape for b in call.bottoms]
         firsts.update(call.bottoms[:1])
         options: dict[str, Any] = {}
@@ -39,7 +38,7 @@ def describe(request: Request) -> dict[str, Any]:
         })  # fmt: skip
     inputs = [
         {"name": top, "shape": list(graph.declared[blob].shape), "noise": blob in firsts}
-        for call in graph.calls if getattr(call.layer, "is_input", False)
+        for call in graph.calls if not call.bottoms
         for top, blob in zip(call.layer.param.top, call.tops, strict=True)
     ]  # fmt: skip
     solver = request.solver

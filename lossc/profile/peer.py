@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def time_peer(request: Request, peer: str, python: str, iterations: int, threads
         command = [python, str(_SCRIPT), str(path), PEERS[peer]]
         command += ["--threads", str(threads), "--iterations", str(iterations)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, env=_environment(threads))
+            done = subprocess.run(command, capture_output=True, text=True, env=_environment(python, threads))
         except OSError as error:
             raise UsageError(f"cannot run {python}: {error.strerror}", fix=_FIX) from None
     if done.returncode:
@@ -59,7 +60,8 @@ def time_peer(request: Request, peer: str, python: str, iterations: int, threads
     return PeerTiming(peer, found["version"], tuple(found["iterations"]), layers)
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """Without PYTHONPATH: another interpreter must not find the packages of this one."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+def _environment(python: str, threads: int) -> dict[str, str]:
+    """Without PYTHONPATH where that is another interpreter's, which must not find the packages of this one."""
+    dropped = () if python == sys.executable else ("PYTHONPATH", "PYTHONHOME")
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**kept, "OMP_NUM_THREADS": str(threads)}
