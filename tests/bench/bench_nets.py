@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,11 @@ def prepare(name: str, folder: Path, batch: int | None) -> None:
     (folder / "description.json").write_text(json.dumps(about))
 
 
-def memory(folder: Path, threads: int) -> dict[str, float]:
+def memory(folder: Path, threads: int) -> dict[str, float | None]:
     """Megabytes: the most that a C program of three iterations holds, and what the compiler planned.
 
-    The program says itself what it held at most: wait4's ru_maxrss begins with what the parent had when it forked.
+    The program says itself what it held at most, where the system (Linux) tells: wait4's ru_maxrss begins with what
+    the parent had when it forked.
     """
     bundle = folder / "bundle"
     command = [sys.executable, "-m", "lossc.cli.main", "compile", "net.prototxt", "--solver", "solver.prototxt"]
@@ -118,7 +120,7 @@ def memory(folder: Path, threads: int) -> dict[str, float]:
     if done.returncode:
         raise RuntimeError(f"the C program of {folder.name} failed")
     planned = library["bytes"]
-    resident = int(done.stdout.split()[0]) / 1024
+    resident = int(done.stdout.split()[0]) / 1024 if done.stdout else None
     return {"resident": resident, "arena": planned["arena"] / 2**20, "params": planned["params"] / 2**20}
 
 
@@ -127,11 +129,21 @@ def interpreters(peers: list[str], pythons: list[str]) -> dict[str, str]:
     found = {}
     for peer in peers:
         _, modules = SCRIPTS[peer.partition("+")[0]]
-        for python in pythons:
-            if subprocess.run([python, "-c", f"import {modules}"], capture_output=True).returncode == 0:
-                found[peer] = python
-                break
+        able = next((python for python in pythons if _has(python, modules)), None)
+        if able:
+            found[peer] = able
     return found
+
+
+@cache
+def _has(python: str, modules: str) -> bool:
+    done = subprocess.run([python, "-c", f"import {modules}"], capture_output=True, env=_without_path())
+    return done.returncode == 0
+
+
+def _without_path() -> dict[str, str]:
+    """The environment without PYTHONPATH: another interpreter must not find the packages of this one."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def run_peer(peer: str, python: str, folder: Path, args: argparse.Namespace, outputs: Path | None) -> dict[str, Any]:
@@ -139,11 +151,10 @@ def run_peer(peer: str, python: str, folder: Path, args: argparse.Namespace, out
     command = [python, str(HERE / SCRIPTS[kind][0]), str(folder / "description.json"), kind]
     command += ["--threads", str(args.threads), "--seconds", str(args.seconds)]
     command += ["--outputs", str(outputs)] if outputs else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "NPROC": str(args.threads)}
+    environment = dict(os.environ) if kind == "lossc" else _without_path()
+    environment |= {"OMP_NUM_THREADS": str(args.threads), "NPROC": str(args.threads)}
     environment |= {"XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={str(args.threads > 1).lower()}"}
     environment |= MALLOC if malloc else {}
-    if kind != "lossc":
-        environment.pop("PYTHONPATH", None)  # another interpreter must not find the packages of this one
     start, busy, own = time.perf_counter(), _busy(), _children()
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     others = (_busy() - busy - (_children() - own)) / (time.perf_counter() - start)
@@ -212,7 +223,7 @@ def table(cases: list[dict[str, Any]], peers: list[str]) -> str:
             ratios[by].append(min(case[by][peer] for peer in peers) / case[by]["lossc"])
             cells.append(f"{ratios[by][-1]:.2f}x")
         held = case["memory"]
-        cells += [f"{held['resident']:.0f}", f"{held['arena']:.0f}"] if held else ["", ""]
+        cells += [f"{held[key]:.0f}" if held and held[key] else "" for key in ("resident", "arena")]
         lines.append("| " + " | ".join(cells) + " |")
     if peers:
         means = [f"{statistics.geometric_mean(ratios[by]):.2f}x" for by in ("min", "median")]
