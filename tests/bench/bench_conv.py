@@ -65,7 +65,7 @@ def main() -> None:
             records.append(measure(s.name, plain, flops, sizes, options))
             fast = conv_code(s, options.isa, options.dtype, winograd=4)
             if fast != plain:
-                records.append(measure(f"{s.name}_f4", fast, flops, sizes, options))
+                records.append({**measure(s.name, fast, flops, sizes, options), "winograd": 4})
     save(records, options)
 
 
