@@ -19,6 +19,10 @@ bench: $(VENV)/.run  ## times LeNet (beside PyTorch, where that is installed) an
 	$(VENV)/bin/python tests/bench/bench_nets.py --nets lenet
 	$(VENV)/bin/python tests/bench/bench_startup.py
 
+PEER_PYTHON ?= $(VENV)/bin/python
+bench-all: $(VENV)/.run  ## every benchmark, into bench_results/; PEER_PYTHON names interpreters that have the peers
+	$(VENV)/bin/python tests/bench/run_all.py --peer-python $(PEER_PYTHON)
+
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find lossc tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -35,4 +39,4 @@ $(VENV)/.dev: $(VENV)/.test
 	sh .ci/venv $(VENV) -e '.[dev]'
 	touch $@
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench bench-all clean

@@ -57,7 +57,8 @@ class LRN(Layer):
         if io.bottom_diff is None:
             return
         p, labels = self.param.lrn_param, "nchw"
-        x, y, dy, s = (expr(r[labels]) for r in (io.bottom, io.top, io.top_diff, io.saved["scale"]))
+        x, dy, s = (expr(r[labels]) for r in (io.bottom, io.top_diff, io.saved["scale"]))
+        y = x * self._power(s)  # anew, to the same bits: kept until here, it would be one more blob of the largest size
         ratio, spread = (b.temp(name, io.bottom.shape, "diff") for name in ("ratio", "spread"))
         factor = -(Scalar(p.alpha, "alpha") * Scalar(p.beta, "beta"))
         b.map((ratio[labels], factor * dy * y / s), note="gradient of the mean")

@@ -29,7 +29,7 @@ class Pooling(Layer):
         )
         return "MAX" if p.pool == p.MAX else "AVE"
 
-    def _geometry(self, height: int, width: int) -> Geometry:
+    def geometry(self, height: int, width: int) -> Geometry:
         p = self.param.pooling_param
         for name in ("pad", "stride"):
             both = p.HasField(name) and (p.HasField(f"{name}_h") or p.HasField(f"{name}_w"))
@@ -60,7 +60,7 @@ class Pooling(Layer):
         self.need(len(shape) == 4, f"the bottom must have 4 axes (N, C, H, W), not {list(shape)}")
         tops = len(self.param.top)
         self.need(self._method() == "MAX" or tops == 1, "only MAX has a second top, the index", "remove the second top")
-        p, g = self.param.pooling_param, self._geometry(*shape[2:])
+        p, g = self.param.pooling_param, self.geometry(*shape[2:])
         away = math.floor if p.round_mode == p.FLOOR else math.ceil
         out = []
         for size, k, s, pad in zip(shape[2:], g.kernel, g.stride, g.pad, strict=True):
@@ -72,7 +72,7 @@ class Pooling(Layer):
         return [(*shape[:2], *out)] * tops
 
     def forward(self, b: Builder, io: IO) -> None:
-        method, geometry = self._method(), self._geometry(*io.bottom.shape[2:])
+        method, geometry = self._method(), self.geometry(*io.bottom.shape[2:])
         mask = None
         if method == "MAX":
             mask = io.tops[1] if len(io.tops) > 1 else b.temp("mask", io.top.shape)
@@ -81,7 +81,7 @@ class Pooling(Layer):
 
     def backward(self, b: Builder, io: IO) -> None:
         if io.bottom_diff is not None:
-            geometry = self._geometry(*io.bottom.shape[2:])
+            geometry = self.geometry(*io.bottom.shape[2:])
             b.pool(
                 "backward",
                 self._method(),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "codegen"), str(Path(__file__).resolve().parents[2])]
 
-from contraction_bench import arguments, measure  # noqa: E402
+from contraction_bench import arguments, measure, save  # noqa: E402
 
 from lossc.codegen.conv import ConvSpec, conv_code  # noqa: E402
 
@@ -51,7 +51,7 @@ def spec(name: str, direction: str) -> ConvSpec:
 
 
 def main() -> None:
-    options = arguments(__doc__)
+    options, records = arguments(__doc__), []
     for name in SHAPES:
         for direction in ("forward", "bwd_data", "bwd_weights"):
             s = spec(name, direction)
@@ -62,10 +62,11 @@ def main() -> None:
             sizes = {"forward": (x, w, y), "bwd_data": (y, w, x), "bwd_weights": (x, y, w)}[direction]
             flops = 2 * y * (w // s.co)
             plain = conv_code(s, options.isa, options.dtype)
-            measure(s.name, plain, flops, sizes, options)
+            records.append(measure(s.name, plain, flops, sizes, options))
             fast = conv_code(s, options.isa, options.dtype, winograd=4)
             if fast != plain:
-                measure(s.name, fast, flops, sizes, options)
+                records.append({**measure(s.name, fast, flops, sizes, options), "winograd": 4})
+    save(records, options)
 
 
 if __name__ == "__main__":

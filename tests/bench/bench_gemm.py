@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "codegen"), str(Path(__file__).resolve().parents[2])]
 
-from contraction_bench import arguments, measure  # noqa: E402
+from contraction_bench import arguments, measure, save  # noqa: E402
 
 from lossc.codegen.gemm import GemmSpec, gemm_code  # noqa: E402
 
@@ -40,12 +40,14 @@ SPECS = [
 
 
 def main() -> None:
-    options = arguments(__doc__)
+    options, records = arguments(__doc__), []
     for spec in SPECS:
         if options.only in spec.name:
             flops = 2 * spec.m * spec.n * spec.k
             sizes = (spec.m * spec.k, spec.k * spec.n, spec.m * spec.n)
-            measure(spec.name, gemm_code(spec, options.isa, options.dtype), flops, sizes, options)
+            code = gemm_code(spec, options.isa, options.dtype)
+            records.append(measure(spec.name, code, flops, sizes, options))
+    save(records, options)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""The nets of examples/models beside PyTorch in one run: training iterations, or inference.
+"""The nets of examples/models beside PyTorch, JAX, ONNX Runtime and OpenVINO: training iterations, or inference.
 
-    python tests/bench/bench_nets.py [--torch-python PYTHON] [--nets lenet,vgg16] [--peers eager,compile] [--rounds 5]
+    python tests/bench/bench_nets.py [--peer-python PYTHON ...] [--nets lenet,vgg16] [--peers eager,jax] [--rounds 5]
                                      [--seconds 3] [--threads 2] [--inference] [--output FOLDER]
 
 A training iteration is forward, backward and SGD with momentum and decay; inputs stay the same, no data loading. Each
-round starts every peer once, one after the other, in a process of its own. Writes nets.md and nets.json to the folder:
-medians over rounds of each process's median, and the least of all; ratios are to the fastest peer. A C program that
-makes three iterations tells how much memory training takes. "+malloc" tells the C library to keep freed memory. The
-heading tells how many cores other programs kept busy: above a tenth of one the figures are noise, and flatter whoever
-spins least. ``--inference``: forward passes in phase TEST at batch 1 and 16, without losses. ``--torch-python`` names
-an interpreter that has PyTorch (by default this one); without it lossc is timed alone, and the table says so.
+round starts every peer once, one after the other, in a process of its own. Writes MODE.md and MODE.json (training or
+inference) to the folder: medians over rounds of each process's median, and the least of all; ratios are to the fastest
+peer. A C program that makes three iterations tells how much memory training takes. "+malloc" tells the C library to
+keep freed memory. The heading tells how many cores other programs kept busy: above a tenth of one the figures are
+noise, and flatter whoever spins least. ``--inference``: forward passes in phase TEST at batch 1 and 16, without losses.
+
+All start from the same parameters and inputs. What the first call returns must agree with lossc's: outputs, or the
+loss, except where Dropout draws at random. ``--peer-python`` names interpreters that have the peers (by default this
+one); the table says which peers none of them has.
 """
 
 from __future__ import annotations
@@ -23,29 +26,53 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clock import measure
+import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 NETS = (
     "lenet", "cifar10_quick", "mnist_autoencoder", "mnist_siamese", "alexnet", "googlenet", "resnet50", "vgg16",
 )  # fmt: skip
-PEERS = ("eager", "eager+malloc", "channels-last", "channels-last+malloc", "compile")
+_TORCH = ("eager", "eager+malloc", "channels-last", "channels-last+malloc", "compile")
+TRAINING = (*_TORCH, "jax")
+INFERENCE = (*_TORCH, "onnxruntime", "openvino")
+#: Peer, without "+malloc": the script that runs it, and the modules that it needs.
+SCRIPTS = {
+    "lossc": ("lossc_peer.py", ""),
+    **dict.fromkeys(("eager", "channels-last", "compile"), ("torch_peer.py", "torch, numpy")),
+    "jax": ("jax_peer.py", "jax"),
+    "onnxruntime": ("onnx_peer.py", "onnx, onnxruntime"),
+    "openvino": ("onnx_peer.py", "onnx, openvino"),
+}
+#: The largest difference from lossc's outputs that rounding explains, as a part of the largest output.
+TOLERANCE = 1e-4
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "1000000000"}
 BATCHES = (1, 16)
 SOLVER = 'net: "net.prototxt" base_lr: 1e-5 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.0005 max_iter: 1000000\n'
-PROGRAM = """#include "net.h"
+PROGRAM = """#include <stdio.h>
+#include <string.h>
+#include "net.h"
+static void show_peak(void)
+{
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status && fgets(line, sizeof line, status))
+        if (strncmp(line, "VmHWM:", 6) == 0)
+            fputs(line + 6, stdout);
+}
 int main(void)
 {
     lossc_net *net = bench_create(%d, 1);
     for (int i = 0; net && i < 3; i++) {
         bench_step(net);
     }
+    show_peak();
     return net == 0;
 }
 """
@@ -54,10 +81,11 @@ int main(void)
 def prepare(name: str, folder: Path, batch: int | None) -> None:
     """Writes net.prototxt, solver.prototxt and description.json: a training net, or one for inference at ``batch``."""
     from google.protobuf import text_format
-    from google.protobuf.json_format import MessageToDict
 
     from lossc.frontend.net import read_net
-    from lossc.pipeline import Request, build_graph
+    from lossc.frontend.solver import read_solver
+    from lossc.pipeline import Request
+    from lossc.profile.description import describe
 
     phase, stages = ("test", ("deploy",)) if batch else ("train", ())
     param = read_net(ROOT / "examples" / "models" / f"{name}.prototxt", phase=phase, stages=stages).param
@@ -66,58 +94,17 @@ def prepare(name: str, folder: Path, batch: int | None) -> None:
             shape.dim[0] = batch
     (folder / "net.prototxt").write_text(text_format.MessageToString(param))
     (folder / "solver.prototxt").write_text(SOLVER)
-    graph, _ = build_graph(Request(read_net(folder / "net.prototxt", phase=phase)), until=None)
-    firsts = {call.bottoms[0] for call in graph.calls if call.bottoms}
-    layers = []
-    for call, layer in zip(graph.calls, (e for e in param.layer if e.type != "Silence"), strict=False):
-        if layer.type == "Input":
-            continue
-        options = next((MessageToDict(value, preserving_proto_field_name=True) for field, value in layer.ListFields()
-                        if field.name.endswith("_param")), {})  # fmt: skip
-        shapes = [list(s.shape) for s in call.layer.params(*[graph.declared[b].shape for b in call.bottoms])]
-        shared = [p.name for p in layer.param] + [""] * len(shapes)
-        keys = [f"{shared[k] or layer.name}_{k}" for k in range(len(shapes))]
-        weight = layer.loss_weight[0] if layer.loss_weight else 1.0
-        layers.append({
-            "name": layer.name, "type": layer.type, "bottoms": list(layer.bottom), "tops": list(layer.top),
-            "options": options, "params": keys, "param_shapes": shapes, "weight": weight,
-        })  # fmt: skip
-    inputs = [
-        {"name": b, "shape": list(graph.declared[graph.data_of[b]].shape), "noise": graph.data_of[b] in firsts}
-        for b in graph.inputs
-    ]
-    about = {"inference": bool(batch), "layers": layers, "inputs": inputs, "outputs": list(graph.outputs)}
+    solver = None if batch else read_solver(folder / "solver.prototxt").param
+    about = describe(Request(read_net(folder / "net.prototxt", phase=phase), solver=solver))
     (folder / "description.json").write_text(json.dumps(about))
 
 
-def lossc_step(folder: Path, threads: int) -> Callable[[], object]:
-    import numpy as np
+def memory(folder: Path, threads: int) -> dict[str, float | None]:
+    """Megabytes: the most that a C program of three iterations holds, and what the compiler planned.
 
-    import lossc
-
-    about = json.loads((folder / "description.json").read_text())
-    if about["inference"]:
-        net = lossc.Net(folder / "net.prototxt", lossc.TEST, threads=threads)
-        step: Callable[[], object] = net.forward
-    else:
-        solver = lossc.get_solver(folder / "solver.prototxt", threads=threads)
-        net, step = solver.net, lambda: solver.step(1)
-    rng = np.random.default_rng(0)
-    for entry in about["inputs"]:
-        net.blobs[entry["name"]].data[...] = rng.standard_normal(entry["shape"]) if entry["noise"] else 0
-    return step
-
-
-def measure_lossc(folder: Path, threads: int, seconds: float) -> dict[str, float]:
-    """As the peers', with the seconds until the net is ready."""
-    start = time.perf_counter()
-    step = lossc_step(folder, threads)
-    ready = time.perf_counter() - start
-    return {**measure(step, seconds, warm=2, least=3), "ready": ready}
-
-
-def memory(folder: Path, threads: int) -> dict[str, float]:
-    """Megabytes: the most that a C program of three iterations holds, and what the compiler planned."""
+    The program says itself what it held at most, where the system (Linux) tells: wait4's ru_maxrss begins with what
+    the parent had when it forked.
+    """
     bundle = folder / "bundle"
     command = [sys.executable, "-m", "lossc.cli.main", "compile", "net.prototxt", "--solver", "solver.prototxt"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -127,31 +114,60 @@ def memory(folder: Path, threads: int) -> dict[str, float]:
     library = json.loads((bundle / "manifest.json").read_text())
     subprocess.run([os.environ.get("CC", "cc"), "main.c", library["library"], "-Wl,-rpath,$ORIGIN", "-o", "main"],
                    cwd=bundle, check=True)  # fmt: skip
-    child = subprocess.Popen([bundle / "main"])
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
+    done = subprocess.run([bundle / "main"], capture_output=True, text=True)
+    if done.returncode:
         raise RuntimeError(f"the C program of {folder.name} failed")
     planned = library["bytes"]
-    return {"resident": usage.ru_maxrss / 1024, "arena": planned["arena"] / 2**20, "params": planned["params"] / 2**20}
+    resident = int(done.stdout.split()[0]) / 1024 if done.stdout else None
+    return {"resident": resident, "arena": planned["arena"] / 2**20, "params": planned["params"] / 2**20}
 
 
-def run_peer(peer: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    options = ["--threads", str(args.threads), "--seconds", str(args.seconds)]
-    if peer == "lossc":
-        command = [sys.executable, __file__, "--one", str(folder), *options]
-    else:
-        kind, _, malloc = peer.partition("+")
-        environment |= MALLOC if malloc else {}
-        script = Path(__file__).with_name("torch_net.py")
-        command = [args.torch_python, str(script), str(folder / "description.json"), kind, *options]
+def interpreters(peers: list[str], pythons: list[str]) -> dict[str, str]:
+    """The first interpreter that has a peer's modules, by peer; those that none has are left out."""
+    found = {}
+    for peer in peers:
+        _, modules = SCRIPTS[peer.partition("+")[0]]
+        able = next((python for python in pythons if _has(python, modules)), None)
+        if able:
+            found[peer] = able
+    return found
+
+
+@cache
+def _has(python: str, modules: str) -> bool:
+    done = subprocess.run([python, "-c", f"import {modules}"], capture_output=True, env=_without_path())
+    return done.returncode == 0
+
+
+def _without_path() -> dict[str, str]:
+    """The environment without PYTHONPATH: another interpreter must not find the packages of this one."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def run_peer(peer: str, python: str, folder: Path, args: argparse.Namespace, outputs: Path | None) -> dict[str, Any]:
+    kind, _, malloc = peer.partition("+")
+    command = [python, str(HERE / SCRIPTS[kind][0]), str(folder / "description.json"), kind]
+    command += ["--threads", str(args.threads), "--seconds", str(args.seconds)]
+    command += ["--outputs", str(outputs)] if outputs else []
+    environment = dict(os.environ) if kind == "lossc" else _without_path()
+    environment |= {"OMP_NUM_THREADS": str(args.threads), "NPROC": str(args.threads)}
+    environment |= {"XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={str(args.threads > 1).lower()}"}
+    environment |= MALLOC if malloc else {}
     start, busy, own = time.perf_counter(), _busy(), _children()
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     others = (_busy() - busy - (_children() - own)) / (time.perf_counter() - start)
     if done.returncode:
-        raise RuntimeError(f"{peer} failed on {folder.name}:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{peer} failed on {folder.name}:\n{done.stderr[-2000:]}")
     return {**json.loads(done.stdout.splitlines()[-1]), "others": max(others, 0.0)}
+
+
+def difference(peer: Path, ours: Path) -> float:
+    """The largest difference between the outputs in two files, as a part of the largest output."""
+    with np.load(peer) as theirs, np.load(ours) as expected:
+        return max(
+            float(abs(theirs[name].ravel() - expected[name].ravel()).max() / abs(expected[name]).max())
+            for name in expected.files
+        )
 
 
 def _busy() -> float:
@@ -168,18 +184,29 @@ def _children() -> float:
     return times.children_user + times.children_system
 
 
-def measure_case(name: str, batch: int | None, peers: list[str], args: argparse.Namespace) -> dict[str, Any]:
+def measure_case(name: str, batch: int | None, pythons: dict[str, str], args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as place:
         folder = Path(place)
         prepare(name, folder, batch)
-        rounds: dict[str, list[dict[str, float]]] = {peer: [] for peer in ("lossc", *peers)}
-        for _ in range(args.rounds):
+        about = json.loads((folder / "description.json").read_text())
+        random = about["training"] and any(layer["type"] == "Dropout" for layer in about["layers"])
+        rounds: dict[str, list[dict[str, Any]]] = {peer: [] for peer in ("lossc", *pythons)}
+        differences = {}
+        for k in range(args.rounds):
             for peer, found in rounds.items():
-                found.append(run_peer(peer, folder, args))
+                outputs = None if k or random else folder / f"{peer}.npz"
+                found.append(run_peer(peer, pythons.get(peer, sys.executable), folder, args, outputs))
+                if outputs:
+                    differences[peer] = difference(outputs, folder / "lossc.npz")
+                    if not differences[peer] <= TOLERANCE:
+                        raise SystemExit(f"{name}: outputs of {peer} differ from lossc's by {differences[peer]:.2g}")
         medians = {peer: statistics.median(r["median"] for r in found) for peer, found in rounds.items()}
         least = {peer: min(r["min"] for r in found) for peer, found in rounds.items()}
         held = None if batch else memory(folder, args.threads)
-    return {"net": name, "batch": batch, "median": medians, "min": least, "memory": held, "rounds": rounds}
+    return {
+        "net": name, "batch": batch, "median": medians, "min": least, "memory": held, "differences": differences,
+        "rounds": rounds,
+    }  # fmt: skip
 
 
 def table(cases: list[dict[str, Any]], peers: list[str]) -> str:
@@ -194,7 +221,7 @@ def table(cases: list[dict[str, Any]], peers: list[str]) -> str:
             ratios[by].append(min(case[by][peer] for peer in peers) / case[by]["lossc"])
             cells.append(f"{ratios[by][-1]:.2f}x")
         held = case["memory"]
-        cells += [f"{held['resident']:.0f}", f"{held['arena']:.0f}"] if held else ["", ""]
+        cells += [f"{held[key]:.0f}" if held and held[key] else "" for key in ("resident", "arena")]
         lines.append("| " + " | ".join(cells) + " |")
     if peers:
         means = [f"{statistics.geometric_mean(ratios[by]):.2f}x" for by in ("min", "median")]
@@ -204,46 +231,56 @@ def table(cases: list[dict[str, Any]], peers: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--peer-python", nargs="+", default=[sys.executable])
     parser.add_argument("--nets", default=",".join(NETS))
-    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--peers", help="names from the table's heading")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--inference", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("bench_results"))
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        print(json.dumps(measure_lossc(args.one, args.threads, args.seconds)))
-        return
-    ask = [args.torch_python, "-c", "import torch; print(torch.__version__)"]
-    asked = subprocess.run(ask, capture_output=True, text=True)
-    peers = [peer for peer in args.peers.split(",") if peer] if asked.returncode == 0 else []
+    known = INFERENCE if args.inference else TRAINING
+    peers = [peer for peer in known if args.peers is None or peer in args.peers.split(",")]
+    pythons = interpreters(peers, args.peer_python)
     cases = []
     for name in args.nets.split(","):
         for batch in BATCHES if args.inference else (None,):
-            cases.append(measure_case(name, batch, peers, args))
-            print(table(cases[-1:], peers).splitlines()[2], flush=True)
+            cases.append(measure_case(name, batch, pythons, args))
+            print(table(cases[-1:], list(pythons)).splitlines()[2], flush=True)
     from lossc.build.compiler import find_compiler
 
+    mode = "inference" if args.inference else "training"
     about = {
-        "machine": _processor(), "threads": args.threads, "rounds": args.rounds, "seconds": args.seconds,
-        "date": date.today().isoformat(), "python": platform.python_version(), "compiler": find_compiler().version,
-        "torch": asked.stdout.strip() if peers else None, "mode": "inference" if args.inference else "training",
+        "mode": mode, "machine": processor(), "threads": args.threads, "rounds": args.rounds,
+        "seconds": args.seconds, "date": date.today().isoformat(), "python": platform.python_version(),
+        "compiler": find_compiler().version,
+        "versions": {peer: found[0]["version"] for peer, found in cases[0]["rounds"].items()},
+        "missing": [peer for peer in peers if peer not in pythons],
     }  # fmt: skip
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "nets.json").write_text(json.dumps({**about, "cases": cases}, indent=1) + "\n")
-    facts = ", ".join(f"{key} {value}" for key, value in about.items() if value is not None)
-    missing = "" if peers else "\nPyTorch was not timed: give an interpreter that has it by --torch-python.\n"
-    others = max(r["others"] for case in cases for found in case["rounds"].values() for r in found)
-    facts += f", cores taken by others up to {others:.2f}"
-    text = f"Least milliseconds. {facts}\n\n{table(cases, peers)}\n{missing}"
-    (args.output / "nets.md").write_text(text)
+    (args.output / f"{mode}.json").write_text(json.dumps({**about, "cases": cases}, indent=1) + "\n")
+    text = f"{_heading(about, cases)}\n\n{table(cases, list(pythons))}\n"
+    (args.output / f"{mode}.md").write_text(text)
     print(f"\n{text}")
 
 
-def _processor() -> str:
+def _heading(about: dict[str, Any], cases: list[dict[str, Any]]) -> str:
+    facts = [f"{key} {about[key]}" for key in ("machine", "threads", "rounds", "seconds", "date", "python", "compiler")]
+    facts += [f"{peer} {version}" for peer, version in about["versions"].items() if "+" not in peer]
+    others = max(r["others"] for case in cases for found in case["rounds"].values() for r in found)
+    facts.append(f"cores taken by others up to {others:.2f}")
+    lines = [f"Least milliseconds, {about['mode']}: {', '.join(facts)}."]
+    found = [d for case in cases for peer, d in case["differences"].items() if peer != "lossc"]
+    if found:
+        what = "outputs differ" if about["mode"] == "inference" else "the first losses (without Dropout) differ"
+        lines.append(f"From the same start {what} from lossc's by {max(found):.1g} of the largest at most.")
+    if about["missing"]:
+        lines.append(f"Not here: {', '.join(about['missing'])}; --peer-python names interpreters that have them.")
+    return "\n".join(lines)
+
+
+def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "codegen"), str(Path(__file__).resolve().parents[2])]
 
-from contraction_bench import arguments, timed  # noqa: E402
+from contraction_bench import arguments, save, timed  # noqa: E402
 
 from lossc.codegen.pool import PoolSpec, pool_code  # noqa: E402
 from lossc.resources import runtime_dir  # noqa: E402
@@ -47,7 +47,7 @@ def spec(name: str, direction: str) -> PoolSpec:
 
 
 def main() -> None:
-    options = arguments(__doc__)
+    options, records = arguments(__doc__), []
     real = np.float32 if options.dtype == "f32" else np.float64
     rng = np.random.default_rng(0)
     for name in SHAPES:
@@ -77,7 +77,7 @@ def main() -> None:
         pointers = [ctypes.c_void_p(a.ctypes.data) for a in arrays]
         loaded.run_forward(ctypes.c_int(1), *pointers)  # a mask that backward can follow
         for s in specs:
-            line = f"{s.name:28s}"
+            line, record = f"{s.name:28s}", {"name": s.name, "threads": {}}
             for threads in options.threads:
                 run = loaded[f"run_{s.direction}"]
                 best, stop = float("inf"), time.perf_counter() + options.seconds
@@ -85,7 +85,10 @@ def main() -> None:
                     best = min(best, timed(lambda: run(ctypes.c_int(threads), *pointers), time.perf_counter))  # noqa: B023
                 rate = sum(a.nbytes for a in arrays) / best / 1e9
                 line += f"  {threads}t {rate:6.1f} GB/s {best * 1e6:8.0f} us"
+                record["threads"][threads] = {"gb_s": rate, "us": best * 1e6}
             print(line, flush=True)
+            records.append(record)
+    save(records, options)
 
 
 if __name__ == "__main__":

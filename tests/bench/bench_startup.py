@@ -1,6 +1,6 @@
 """How long the compiler takes: LeNet from prototxt to a loaded library, cold and from the cache; ``lossc --help``.
 
-    python tests/bench/bench_startup.py [--runs 5]
+    python tests/bench/bench_startup.py [--runs 5] [--json FILE]
 
 Whole processes, Python's own start and ``import lossc`` included; prints medians and minima in seconds.
 """
@@ -8,6 +8,7 @@ Whole processes, Python's own start and ``import lossc`` included; prints median
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -30,17 +31,21 @@ def run(command: list[str], cache: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
+    parser.add_argument("--json", type=Path, help="a file for all figures")
+    options = parser.parse_args()
     load = [sys.executable, "-c", LOAD]
     cold, warm, usage = [], [], []
-    for _ in range(runs):
+    for _ in range(options.runs):
         with tempfile.TemporaryDirectory() as cache:
             cold.append(run(load, cache))
             run(load, cache)
             warm.append(run(load, cache))
             usage.append(run([sys.executable, "-m", "lossc.cli.main", "--help"], cache))
-    for what, times in (("cold compile of LeNet", cold), ("from the cache", warm), ("lossc --help", usage)):
+    taken = {"cold compile of LeNet": cold, "from the cache": warm, "lossc --help": usage}
+    for what, times in taken.items():
         print(f"{what:24} median {statistics.median(times):.3f} s, min {min(times):.3f} s")
+    if options.json:
+        options.json.write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

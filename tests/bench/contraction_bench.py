@@ -1,11 +1,13 @@
-"""What bench_gemm and bench_conv share: the FMA peak, and timing against it."""
+"""What bench_gemm, bench_conv and bench_pool share: options and records, and timing against the FMA peak."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from contraction_harness import REAL, Library
@@ -42,14 +44,22 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", default="", help="only shapes whose name contains this")
     parser.add_argument("--seconds", type=float, default=0.4, help="for each shape")
+    parser.add_argument("--json", type=Path, help="a file for all figures")
     options = parser.parse_args()
     if isinstance(options.isa, str):
         options.isa = parse_target(options.isa).isa
     return options
 
 
-def measure(name: str, code: Code, flops: int, sizes: tuple[int, ...], options: argparse.Namespace) -> None:
-    """Prints the share of the FMA peak for each number of threads, and the time gcc takes for the function."""
+def save(records: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    if options.json:
+        options.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(
+    name: str, code: Code, flops: int, sizes: tuple[int, ...], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Prints and returns the share of the FMA peak for each number of threads, and the seconds that gcc takes."""
     types = types_of(options.isa, options.dtype)
     peak_text = PEAK.format(real=types.real, vec=types.vec, lanes=types.lanes, sums=SUMS, steps=STEPS)
     peak = Code(peak_text, ("x", "y"), 0, types.lanes)
@@ -59,7 +69,7 @@ def measure(name: str, code: Code, flops: int, sizes: tuple[int, ...], options: 
         start = time.perf_counter()
         library = Library({name: code, "peak": peak}, options.isa, options.dtype, Path(folder))
         compiled = time.perf_counter() - start
-        text = f"{name:24s}"
+        text, record = f"{name:24s}", {"name": name, "compile_s": compiled, "threads": {}}
         for threads in options.threads:
             run = library.caller(name, arrays, threads)
             top = library.caller("peak", [np.zeros(64, REAL[options.dtype])] * 2, threads)
@@ -74,7 +84,9 @@ def measure(name: str, code: Code, flops: int, sizes: tuple[int, ...], options: 
             peak_rate = threads * 2 * SUMS * STEPS * types.lanes / best_top
             rate = flops / best_run
             text += f"  {threads}t {rate / 1e9:7.1f} GF/s {100 * rate / peak_rate:5.1f}% {best_run * 1e6:9.0f} us"
+            record["threads"][threads] = {"gflops": rate / 1e9, "of_peak": rate / peak_rate, "us": best_run * 1e6}
         print(f"{text}  (gcc {compiled:.2f} s)", flush=True)
+    return record
 
 
 def timed(call, clock) -> float:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_nets import NETS, imported
 
+from lossc.frontend.caffe_pb2 import SolverParameter
 from lossc.frontend.net import read_net
 from lossc.ir import Access, Blob, Builder, Dim, Graph
 from lossc.ir.expr import expr
@@ -17,7 +18,9 @@ from lossc.ir.memory import ALIGN, MemoryPlan, aligned, plan_memory
 from lossc.layers.net import import_net
 from lossc.layers.registry import LAYERS
 from lossc.passes.pipeline import run_passes
+from lossc.pipeline import Request, build_graph
 
+MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
 GOLDEN = Path(os.environ.get("LOSSC_GOLDEN", "")) / "nets"
 LARGE = sorted(p.parent for p in GOLDEN.glob("*/net.prototxt")) if os.environ.get("LOSSC_GOLDEN") else []
 #: How much larger than the most that is alive at once the arena may be.
@@ -87,6 +90,17 @@ def test_large_nets(folder: Path | None, keep: str) -> None:
     plan = graph.options["memory"]
     check(graph, plan)
     assert plan.size <= WASTE * plan.lower_bound
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "most"), [("lenet", 9), ("alexnet", 810), ("googlenet", 540)])
+def test_training_fits(name: str, most: float) -> None:
+    """MiB of arena and parameters, solver with momentum included; a C program adds some 5 of code and scratch."""
+    solver = SolverParameter(base_lr=0.01, momentum=0.9, lr_policy="fixed")
+    graph, _ = build_graph(Request(read_net(MODELS / f"{name}.prototxt", phase="train"), solver=solver))
+    plan = graph.options["memory"]
+    assert plan.size <= WASTE * plan.lower_bound
+    assert (plan.size + plan.param_size) * 4 / 2**20 <= most
 
 
 @st.composite
