@@ -129,7 +129,7 @@ def _order(rows: list[list[_Spot]]) -> None:
 
 
 def _place(rows: list[list[_Spot]]) -> None:
-    y = -_GAP_Y
+    y = float(-_GAP_Y)
     for row in rows:
         tall = max(s.height for s in row)
         y += max(_GAP_Y, *(s.head for s in row))
