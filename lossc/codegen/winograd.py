@@ -103,7 +103,9 @@ def _cost(shape: Window, types: Types, block: _Block) -> float:
     return round_up(blocks, BALANCE) * per_task * penalty + once
 
 
-def winograd_block(shape: Window, isa: Isa, types: Types, sizes: Sequence[int]) -> tuple[_Block, Choice]:
+def winograd_block(
+    shape: Window, isa: Isa, types: Types, sizes: Sequence[int], prefer: str = ""
+) -> tuple[_Block, Choice]:
     """The best tile size of `sizes`, register tile and block, and how it was chosen."""
 
     def blocks() -> Iterator[_Block]:
@@ -114,7 +116,7 @@ def winograd_block(shape: Window, isa: Isa, types: Types, sizes: Sequence[int]) 
                 for panels in range(1, min(ceil(count / nr), max(1, LONGEST_BLOCK // nr)) + 1):
                     yield _Block(m, mr, nv, panels)
 
-    return choose(blocks(), lambda block: _cost(shape, types, block), lambda block: f"conv winograd {block}")
+    return choose(blocks(), lambda block: _cost(shape, types, block), lambda block: f"conv winograd {block}", prefer)
 
 
 def _constant(value: Fraction, types: Types) -> str:
@@ -147,9 +149,11 @@ def _quotient(value: Fraction, types: Types) -> str:
     return f"{_constant(Fraction(value.numerator), types)} / {_constant(Fraction(value.denominator), types)}"
 
 
-def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, sizes: Sequence[int]) -> Code:
+def winograd_code(
+    spec: Any, shape: Window, isa: Isa, types: Types, sizes: Sequence[int], prefer: str = ""
+) -> Code:
     """The C function for a spec whose output is the window's target, with the best of the tile sizes."""
-    block, choice = winograd_block(shape, isa, types, sizes)
+    block, choice = winograd_block(shape, isa, types, sizes, prefer)
     m, mr, lanes = block.m, block.mr, types.lanes
     edge, nr = m + 2, block.nv * lanes
     width = nr * block.panels
