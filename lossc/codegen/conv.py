@@ -79,8 +79,8 @@ def _times(sizes: tuple[int, ...]) -> str:
 
 def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer: str = "") -> Code:
     """The C function of a convolution; every thread of the team calls it. ``winograd``: the largest tile of Winograd's
-    algorithm that is allowed, 0 for none. ``prefer``: the candidate's name to take in place of the model's choice, where
-    there is one of this name.
+    algorithm that is allowed, 0 for none. ``prefer``: the candidate's name to take in place of the model's choice,
+    where there is one of this name.
 
     Parameters of the function: the two inputs and the output (forward: x, w, y; bwd_data: y, w, x; bwd_weights:
     x, y, w), those of the epilogue and of alpha, then scratch where it is needed. Raises InternalError for shapes

@@ -40,11 +40,15 @@ def kernel_table(graph: Graph, functions: Sequence[Function], width: int) -> lis
 
 
 def tuning_table(functions: Sequence[Function], choices: Mapping[str, str]) -> dict[str, Any]:
-    """What became of ``choices`` in the net's contractions: how many are ``measured``, those whose choice is not the
-    cost model's (``tuned``), and those where no candidate has the name that was chosen (``missing``)."""
-    table: dict[str, Any] = {"measured": 0, "tuned": [], "missing": []}
+    """What became of ``choices`` in the net's contractions: how many have more than one candidate (``open``), how many
+    of them were ``measured``; those whose choice is not the cost model's (``tuned``), and those where no candidate has
+    the name that was chosen (``missing``)."""
+    table: dict[str, Any] = {"open": 0, "measured": 0, "tuned": [], "missing": []}
     for f in functions:
-        if f.contraction is None or f.choice is None or f.contraction.key not in choices:
+        if f.contraction is None or f.choice is None or len(f.choice.ranked) < 2:
+            continue
+        table["open"] += 1
+        if f.contraction.key not in choices:
             continue
         table["measured"] += 1
         wanted, model = choices[f.contraction.key], f.choice.ranked[0][0]
