@@ -18,7 +18,7 @@ from lossc.targets import Target, processor_name
 FORMAT = 1
 SUFFIX = ".json"
 
-_MEASURE = "measure with `lossc tune NET`"
+_WRITE = "`lossc tune NET -o FILE.json` writes one"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def choices(tuned: bool | str | PathLike[str], target: Target) -> dict[str, str]
     tuning = kept_tuning(target) if tuned is True else read_tuning(tuned, target)
     if tuning is None:
         message = f"nothing was tuned for {target.name}, {target.dtype} on this machine"
-        raise UsageError(message, fix=f"{_MEASURE} first")
+        raise UsageError(message, fix="run `lossc tune NET` first")
     return {key: entry.choice for key, entry in sorted(tuning.entries.items())}
 
 
@@ -100,13 +100,13 @@ def read_tuning(path: str | PathLike[str], target: Target) -> Tuning:
         with open(path, encoding="utf-8") as file:
             tuning = _parsed(file.read())
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", fix=f"{_MEASURE} -o FILE", file=name) from None
+        raise DataError(f"cannot be read: {error.strerror}", fix=_WRITE, file=name) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = f"is damaged, or not of `lossc tune` ({type(error).__name__}: {error})"
-        raise DataError(message, fix=f"{_MEASURE} -o FILE", file=name) from None
+        raise DataError(message, fix=_WRITE, file=name) from None
     if (tuning.isa, tuning.dtype) != (target.name, target.dtype):
         message = f"was measured for {tuning.isa}, {tuning.dtype}, and the net is for {target.name}, {target.dtype}"
-        raise UsageError(message, fix=f"{_MEASURE} with the same --target and --dtype", file=name)
+        raise UsageError(message, fix="run `lossc tune` with the net's --target and --dtype", file=name)
     return tuning
 
 

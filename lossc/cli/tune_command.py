@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lossc.build.tuning import Tuning
     from lossc.profile.tune import Measured
 
-CANDIDATES, SECONDS = 4, 0.1
+CANDIDATES, SECONDS = 4, 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -34,8 +34,9 @@ MARGIN = 0.03
 """The part of its time by which a candidate must beat the model's choice, in each of a measurement's parts."""
 
 _PARTS = 2
-_ROUNDS = 2  # of each part, at the least
-_LEAST_SECONDS = 1e-4  # of calls that are timed together: a team takes some microseconds to start
+_ROUNDS = 3  # of each part, at the least
+_LEAST_SECONDS = 2e-4  # of calls that are timed together: a team takes some microseconds to start
+_SHORTEST = 1e-7  # seconds of a call, where the clock shows less
 _TOLERANCE = {"f32": 1e-3, "f64": 1e-9}  # of results, beside the largest: no rounding comes near it
 _PERIOD = 65521  # random numbers before operands repeat themselves: a prime, so that no two rows are the same
 _ALIGN = 64
@@ -43,7 +44,6 @@ _ALIGN = 64
 _HEAD = """#include <stdint.h>
 #include "simd.h"
 #include "threads.h"
-#include "timing.h"
 
 """
 _END = """
@@ -58,10 +58,9 @@ __attribute__((visibility("default"))) int lossc_tune_threads(int threads)
 }}
 
 __attribute__((visibility("default")))
-double lossc_tune_run(int which, int threads, int times, {real} *const *p, {real} *shared, {real} *local,
-                      int64_t stride)
+void lossc_tune_run(int which, int threads, int times, {real} *const *p, {real} *shared, {real} *local,
+                    int64_t stride)
 {{
-    const double start = lossc_now();
     (void)threads;
     LOSSC_PARALLEL(threads)
     {{
@@ -70,11 +69,10 @@ double lossc_tune_run(int which, int threads, int times, {real} *const *p, {real
             candidates[which](p, shared, own);
         }}
     }}
-    return lossc_now() - start;
 }}
 """
 _CDEF = """int lossc_tune_threads(int threads);
-double lossc_tune_run(int which, int threads, int times, void *const *p, void *shared, void *local, int64_t stride);
+void lossc_tune_run(int which, int threads, int times, void *const *p, void *shared, void *local, int64_t stride);
 """
 
 
@@ -201,9 +199,13 @@ def _measure(job: _Job, first: int, threads: int, seconds: float, dtype: str, ff
     addresses = ffi.new("void *[]", [ffi.cast("void *", p) for p in pointers])
     shared, local = (ffi.cast("void *", ffi.from_buffer(array)) for array in (memory.shared, memory.local))
 
+    clock = time.thread_time if threads == 1 else time.perf_counter  # of one thread, what others take does not count
+
     def run(index: int, times: int) -> float:
         """Seconds of one call."""
-        return float(lib.lossc_tune_run(first + index, threads, times, addresses, shared, local, memory.stride)) / times
+        start = clock()
+        lib.lossc_tune_run(first + index, threads, times, addresses, shared, local, memory.stride)
+        return (clock() - start) / times
 
     expected = None
     for index, name in enumerate(names):
@@ -213,7 +215,7 @@ def _measure(job: _Job, first: int, threads: int, seconds: float, dtype: str, ff
             expected = memory.result.copy()
         elif not np.abs(memory.result - expected).max() <= _TOLERANCE[dtype] * np.abs(expected).max():
             raise InternalError(f'{job.contraction.key}: "{name}" gives other results than "{names[0]}"')
-    times = max(1, ceil(_LEAST_SECONDS / run(0, 1)))
+    times = max(1, ceil(_LEAST_SECONDS / max(run(0, 1), _SHORTEST)))
     parts = [_least(run, len(names), times, seconds * len(names) / _PARTS) for _ in range(_PARTS)]
     least = [min(part[index] for part in parts) for index in range(len(names))]
     best = least.index(min(least))
