@@ -79,7 +79,10 @@ class Choice:
 def choose(
     candidates: Iterable[T], cost: Callable[[T], float], name: Callable[[T], str], prefer: str = ""
 ) -> tuple[T, Choice]:
-    """The candidate called ``prefer``, else the one that costs least; the first of equals. And how it was chosen."""
+    """The candidate called ``prefer``, else the one that costs least; the first of equals. And how it was chosen.
+
+    ``name`` must tell candidates apart, but for those that come to the same: measurements are kept by it.
+    """
     priced = sorted(((cost(c), k, c) for k, c in enumerate(candidates)), key=lambda entry: entry[:2])
     ranked: dict[str, float] = {}
     for price, _, candidate in priced:

@@ -26,7 +26,7 @@ from lossc.codegen.gemm import GemmSpec
 from lossc.codegen.kernelgen import KernelWriter
 from lossc.codegen.team import wants_team
 from lossc.errors import InternalError
-from lossc.ir import Conv, Gemm, Graph
+from lossc.ir import Graph
 from lossc.pipeline import Request, build_graph
 from lossc.targets import Target, check_runnable, parse_target
 
@@ -144,10 +144,9 @@ def _jobs(graph: Graph, target: Target, dtype: str, candidates: int) -> list[_Jo
     teams = {section: wants_team(graph, graph.section(section)) for section in sections}
     jobs: dict[str, _Job] = {}
     for node in graph.nodes:
-        if not isinstance(node.kernel, (Gemm, Conv)):
+        function = writer.write(node)  # all of them, so that functions are named as in the net's C
+        if function.contraction is None or function.choice is None:
             continue
-        function = writer.write(node)
-        assert function.contraction is not None and function.choice is not None
         key, ranked = function.contraction.key, function.choice.ranked[:candidates]
         if known := jobs.get(key):
             kernels, team = (*known.kernels, function.name), known.team or teams[node.section]
@@ -207,13 +206,12 @@ def _measure(job: _Job, first: int, threads: int, seconds: float, dtype: str, ff
         lib.lossc_tune_run(first + index, threads, times, addresses, shared, local, memory.stride)
         return (clock() - start) / times
 
-    expected = None
+    run(0, 1)
+    expected = memory.result.copy()
     for index, name in enumerate(names):
         memory.result[:] = 0
         run(index, 1)
-        if expected is None:
-            expected = memory.result.copy()
-        elif not np.abs(memory.result - expected).max() <= _TOLERANCE[dtype] * np.abs(expected).max():
+        if not _largest(memory.result - expected) <= _TOLERANCE[dtype] * _largest(expected):
             raise InternalError(f'{job.contraction.key}: "{name}" gives other results than "{names[0]}"')
     times = max(1, ceil(_LEAST_SECONDS / max(run(0, 1), _SHORTEST)))
     parts = [_least(run, len(names), times, seconds * len(names) / _PARTS) for _ in range(_PARTS)]
@@ -222,6 +220,11 @@ def _measure(job: _Job, first: int, threads: int, seconds: float, dtype: str, ff
     certain = all(part[best] < (1 - MARGIN) * part[0] for part in parts)
     chosen = names[best if certain else 0]
     return Measured(job.contraction.key, job.kernels, threads, dict(zip(names, least, strict=True)), chosen)
+
+
+def _largest(values: np.ndarray) -> float:
+    """The largest magnitude, without a copy of what may be as large as the memory allows."""
+    return float(max(values.max(), -values.min()))
 
 
 def _least(run: Callable[[int, int], float], count: int, times: int, seconds: float) -> list[float]:
