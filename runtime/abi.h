@@ -14,6 +14,7 @@ typedef struct lossc_abi {
     void (*backward)(lossc_net *net);
     double (*forward_backward)(lossc_net *net);
     void (*clear_param_diffs)(lossc_net *net);
+    void (*renew_param_diffs)(lossc_net *net); /* the next backward pass writes instead of adding */
     void (*update)(lossc_net *net);
     double (*rate)(lossc_net *net);
     const char *(*error)(const lossc_net *net);

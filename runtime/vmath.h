@@ -161,6 +161,15 @@ static inline vf32 vf32_log1p(vf32 x)
     return vf32_select(vf32_eq(x, vf32_zero()), x, lossc_log_special_f32(u, y));
 }
 
+/* log1p(x) for x in [0, 1], as exp(-|y|) is: no bits need taking apart, and no value is special; NaN passes through. */
+static inline vf32 vf32_log1p_unit(vf32 x)
+{
+    const vf32 one = vf32_set1(1.0f), half = vf32_set1(0.5f);
+    const mf32 upper = vf32_gt(x, vf32_set1(0.41421356f));    /* sqrt 2 - 1: there 1 + x = 2 (1 + (x - 1) / 2) */
+    const vf32 f = vf32_select(upper, vf32_fma(half, x, vf32_neg(half)), x);
+    return lossc_log_reduced_f32(vf32_select(upper, one, vf32_zero()), f);
+}
+
 static inline vf32 vf32_tanh(vf32 x)
 {
     const vf32 one = vf32_set1(1.0f), two = vf32_set1(2.0f);
@@ -204,7 +213,7 @@ static inline vf32 vf32_softplus(vf32 x)
 {
     /* log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)) */
     const vf32 t = lossc_exp_of_minus_abs_f32(x);
-    return vf32_add(vf32_max(vf32_zero(), x), vf32_log1p(t));
+    return vf32_add(vf32_max(vf32_zero(), x), vf32_log1p_unit(t));
 }
 
 static inline vf32 vf32_erf(vf32 x)
@@ -333,6 +342,7 @@ LOSSC_LANEWISE_F64(exp, exp)
 LOSSC_LANEWISE_F64(expm1, expm1)
 LOSSC_LANEWISE_F64(log, log)
 LOSSC_LANEWISE_F64(log1p, log1p)
+LOSSC_LANEWISE_F64(log1p_unit, log1p)
 LOSSC_LANEWISE_F64(tanh, tanh)
 LOSSC_LANEWISE_F64(sigmoid, lossc_sigmoid)
 LOSSC_LANEWISE_F64(softplus, lossc_softplus)

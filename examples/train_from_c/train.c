@@ -72,7 +72,7 @@ int main(int argc, char **argv)
             }
             target[k] = label[at];
         }
-        lenet_clear_param_diffs(net);
+        lenet_renew_param_diffs(net);
         const double loss = lenet_forward_backward(net);
         if (lenet_error(net) != NULL) {
             fprintf(stderr, "%s\n", lenet_error(net));

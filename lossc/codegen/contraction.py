@@ -21,11 +21,11 @@ PANEL_BYTES = 32 << 10  # of b, which stay in the L1 cache while all rows of a p
 
 #: Names inside the generated functions: parameters must be called otherwise, or they would be shadowed.
 _LOCALS = """
-    acc add alpha at_group block c c0 c1 channels chunk ci co co0 col column column0 column_end columns dealt depth
-    exists first from group group0 group1 h h0 h1 i i0 image j j1 j2 kh kw kz l last limit line local m n n0 n1 n2 o
-    out p p0 p1 p2 packed packed_a packed_b panel panels phase planes q r rest result row row0 row_end row_tile rows
-    rows_of s shared skip strip sum sums sums_of t tap tap0 taps tg tile to total turned u v w0 w1 x_block y z z0 z1
-    z2 z3 z4 z5 z6 d0 d1 d2 d3 d4 d5 half lines phases span t0 t1
+    acc add adds alpha at_group at_tile block c c0 c1 channels chunk ci co co0 col column column0 column_end columns
+    count cv d0 d1 d2 d3 d4 d5 d6 dealt depth exists first from group group0 group1 h h0 h1 half height i i0 image
+    images j j1 j2 kh kw kz l last limit line lines local m n n0 n1 n2 o out p p0 p1 p2 packed packed_a packed_b panel
+    panels phase phases planes q r rest result row row0 row_end row_tile rows rows_of s shared skip span strip sum sums
+    sums_of t t0 t1 tap tap0 taps tg tile to total turned u v v0 w0 w1 x_block y z z0 z1 z2 z3
 """
 LOCALS = frozenset(_LOCALS.split())
 
@@ -182,7 +182,7 @@ class Finish:
 
     alpha: str
     alpha_comment: str
-    accumulate: bool
+    accumulate: bool | str  # a name: the parameter that says so when it is called
     lines: tuple[str, ...]
     load: str
     store: str
@@ -254,4 +254,6 @@ def parameters(spec: Any, types: Types, sources: Sequence[str], target: str) -> 
     """Declarations of the inputs, the output, and what the epilogue and alpha need, each once."""
     params = [f"const {types.real} *restrict {name}" for name in sources] + [f"{types.real} *restrict {target}"]
     more = (*(spec.epilogue.args if spec.epilogue else ()), *spec.alpha_args)
+    if isinstance(spec.accumulate, str):
+        more = (*more, f"const int {spec.accumulate}")
     return list(dict.fromkeys([*params, *more]))

@@ -20,9 +20,8 @@ class Contraction:
     def key(self) -> str:
         """All that the candidates depend on besides instruction set and dtype, as text; names, alpha and epilogue are
         no part of it, since they cost every candidate the same."""
-        spec = self.spec
-        limited = isinstance(spec, ConvSpec) and spec.kernel == (3, 3) and spec.direction != "bwd_weights"
-        return f"{spec.key} winograd {self.winograd}" if limited else spec.key
+        limit = f" winograd {self.winograd}" if isinstance(self.spec, ConvSpec) else ""
+        return self.spec.key + limit
 
     def code(self, isa: Isa, dtype: str, prefer: str = "") -> Code:
         """The C, by the candidate called ``prefer`` where there is one, else by the cost model's choice. ``dtype``

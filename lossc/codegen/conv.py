@@ -3,8 +3,9 @@
 - Gather: an implicit matrix product with columns gathered per block (``conv_gather``). It serves the forward pass, and
   the gradient of the data where the stride is 1: that is a convolution of dy with turned weights.
 - Scatter (``conv_scatter``): columns of the gradient are computed per block and added where they came from.
-- Winograd (``winograd``): the same two for 3 x 3 kernels of stride 1, where enough channels make up for its transforms.
 - Weights (``conv_weights``): taps of x are broadcast from where they lie, vectors run over output channels.
+- Winograd (``winograd``, ``winograd_weights``): all three directions for 3 x 3 and 5 x 5 kernels of stride 1, where
+  enough channels make up for its transforms.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from lossc.codegen.conv_gather import gather_code
 from lossc.codegen.conv_scatter import scatter_code
 from lossc.codegen.conv_weights import weights_code
 from lossc.codegen.conv_window import Window, window
-from lossc.codegen.winograd import OUTPUT, applies, winograd_block, winograd_code
+from lossc.codegen.winograd import filterings, winograd_code, winograd_plan
+from lossc.codegen.winograd_weights import winograd_weights_code, winograd_weights_plan
 from lossc.errors import InternalError
 
 GATHER_WASTE = 1.4  # how many more positions dx may have than dy before scattering is the faster way
 GATHER_CHANNELS = 8  # of dx in a group, for which columns of dy are worth copying
 WINOGRAD_CHANNELS = 16  # of either side in a group, from which transforms can pay
-WINOGRAD_GAIN = 1.2  # by how much the estimate must be better, for larger rounding errors and scratch
+WINOGRAD_GAIN = 1.05  # by how much the estimate must be better, for more scratch
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class ConvSpec:
     ``forward`` writes y, ``bwd_data`` x (the gradient dx, from y = dy), ``bwd_weights`` w (dw, from x and y = dy).
     ``x_strides`` and ``y_strides`` are (image, channel) in elements; planes are contiguous and row-major. ``x``, ``w``,
     ``y`` are parameter names. ``alpha`` is a C literal or an expression read once, ``alpha_args`` the parameters that
-    it needs. ``accumulate`` adds to what the output holds.
+    it needs. ``accumulate`` adds to what the output holds, always or where the
+    int parameter that it names is not 0.
     """
 
     name: str
@@ -57,7 +60,7 @@ class ConvSpec:
     y_strides: tuple[int, int]
     alpha: str = "1.0f"
     alpha_comment: str = ""
-    accumulate: bool = False
+    accumulate: bool | str = False
     epilogue: Epilogue | None = None
     alpha_args: tuple[str, ...] = ()
 
@@ -67,9 +70,10 @@ class ConvSpec:
         sizes = (self.in_shape, self.out_shape, self.kernel, self.stride, self.pad, self.dilation)
         shapes = zip(("in", "out", "kernel", "stride", "pad", "dilation"), sizes, strict=True)
         strides = f"x {self.x_strides[0]},{self.x_strides[1]} y {self.y_strides[0]},{self.y_strides[1]}"
+        add = " add" if self.accumulate else ""
         return (
             f"conv {self.direction} n {self.n} groups {self.groups} ci {self.ci} co {self.co} "
-            f"{' '.join(f'{name} {_times(each)}' for name, each in shapes)} {strides}{' add' * self.accumulate}"
+            f"{' '.join(f'{name} {_times(each)}' for name, each in shapes)} {strides}{add}"
         )
 
 
@@ -91,20 +95,21 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
         raise InternalError(f"convolution {spec.name}: axes, channels and groups do not fit together")
     types = types_of(isa, dtype)
     shape = window(spec)
-    if spec.direction == "bwd_weights":
-        return weights_code(spec, shape, isa, types, prefer)
     turned = shape.turned() if spec.direction == "bwd_data" else shape
-    if spec.direction == "forward" or _gathers(shape):
+    if spec.direction == "bwd_weights":
+        code = weights_code(spec, shape, isa, types, prefer)
+    elif spec.direction == "forward" or _gathers(shape):
         code = gather_code(spec, turned, isa, types, prefer)
     else:
         code = scatter_code(spec, shape, isa, types, prefer)
-    sizes = [m for m in OUTPUT if m <= winograd]
-    if sizes and dtype == "f32" and applies(turned) and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
-        _, other = winograd_block(turned, isa, types, sizes, prefer)
+    among = filterings(turned, winograd)
+    if among and dtype == "f32" and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
+        weights = spec.direction == "bwd_weights"
+        _, other = (winograd_weights_plan if weights else winograd_plan)(turned, isa, types, among, prefer)
         assert code.choice is not None
         choice = rivals(code.choice, other, WINOGRAD_GAIN, prefer)
         if choice.name == other.name:
-            code = winograd_code(spec, turned, isa, types, sizes, prefer)
+            code = (winograd_weights_code if weights else winograd_code)(spec, turned, isa, types, among, prefer)
         code = replace(code, choice=choice)
     return code
 

@@ -35,6 +35,7 @@ from lossc.codegen.names import comment
 
 LONGEST_BLOCK = 512  # positions
 PACK_FROM = 512  # positions of a call from which packing the weights pays
+APART = 1.08  # by how much a product is slower whose panels are parts of longer lines, which caches do not foresee
 BALANCE = 4  # tasks come in multiples of this where they are few, for that many threads
 
 
@@ -79,6 +80,7 @@ def _cost(shape: Window, types: Types, block: _Block) -> float:
     panels = block.width // (block.nv * types.lanes)
     step = tile_cycles(block.mr, block.nv)
     compute = row_tiles * panels * (depth * step + chunks * (4 * block.mr * block.nv + 20))
+    compute *= APART if panels > 1 else 1.0
     row_vectors = ceil(block.row_columns / types.lanes)
     copy = depth * lines * (1.5 * row_vectors + 1)
     if shape.stride[-1] > 1 or not shape.inside():

@@ -52,7 +52,7 @@ class GemmSpec:
     """A product of fixed shape. Strides are in elements: a (m, k), b (k, n), c (m, n).
 
     ``alpha`` is a C literal or an expression that is read once; ``alpha_args`` are the parameters it needs.
-    ``accumulate`` adds to what C holds.
+    ``accumulate`` adds to what C holds, always or where the int parameter that it names is not 0.
     """
 
     name: str
@@ -68,7 +68,7 @@ class GemmSpec:
     c_strides: tuple[int, int]
     alpha: str = "1.0f"
     alpha_comment: str = ""
-    accumulate: bool = False
+    accumulate: bool | str = False
     epilogue: Epilogue | None = None
     alpha_args: tuple[str, ...] = ()
 
@@ -77,7 +77,7 @@ class GemmSpec:
         """All that candidates and their times depend on, as text: specs of one key have the same candidates."""
         operands = zip("abc", (self.a_strides, self.b_strides, self.c_strides), strict=True)
         strides = " ".join(f"{name} {row},{column}" for name, (row, column) in operands)
-        return f"gemm {self.m}x{self.n}x{self.k} {strides}{' add' * self.accumulate}"
+        return f"gemm {self.m}x{self.n}x{self.k} {strides}{' add' if self.accumulate else ''}"
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ class KernelWriter:
     ) -> None:
         self.choices = choices or {}
         self.graph, self.isa, self.dtype, self.address = graph, isa, dtype, address
+        self.first_sums = first_sums(graph)
         self.style = Style(dtype)
         self.functions = Names(taken)
 
@@ -72,9 +73,9 @@ class KernelWriter:
         if isinstance(kernel, Map):
             return self._map(name, heading, kernel)
         if isinstance(kernel, Gemm):
-            return self._gemm(name, heading, kernel)
+            return self._gemm(name, heading, kernel, node)
         if isinstance(kernel, Conv):
-            return self._conv(name, heading, kernel)
+            return self._conv(name, heading, kernel, node)
         if isinstance(kernel, Pool):
             return self._pool(name, heading, kernel)
         if isinstance(kernel, Random):
@@ -149,7 +150,13 @@ class KernelWriter:
         code = contraction.code(self.isa, self.dtype, self.choices.get(contraction.key, ""))
         return replace(self._function(name, code, pointers), contraction=contraction)
 
-    def _gemm(self, name: str, heading: str, kernel: Gemm) -> Function:
+    def _adds(self, kernel: Gemm | Conv, node: Node, pointers: dict[str, str]) -> bool | str:
+        if node.id not in self.first_sums.values():
+            return kernel.accumulate
+        pointers["adds"] = "!net->renew"
+        return "adds"
+
+    def _gemm(self, name: str, heading: str, kernel: Gemm, node: Node) -> Function:
         params, pointers, strides = self._bind({"a": kernel.a, "b": kernel.b, "c": kernel.c})
         spec = GemmSpec(
             name=name,
@@ -165,12 +172,12 @@ class KernelWriter:
             c_strides=strides["c"],  # type: ignore[arg-type]
             alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
             alpha_comment=comment(kernel.alpha.history),
-            accumulate=kernel.accumulate,
+            accumulate=self._adds(kernel, node, pointers),
             epilogue=self._epilogue(kernel, pointers),
         )
         return self._contraction(name, Contraction(spec), pointers)
 
-    def _conv(self, name: str, heading: str, kernel: Conv) -> Function:
+    def _conv(self, name: str, heading: str, kernel: Conv, node: Node) -> Function:
         params, pointers, strides = self._bind({"x": kernel.x, "w": kernel.w, "y": kernel.y})
         g = kernel.geometry
         spec = ConvSpec(
@@ -194,7 +201,7 @@ class KernelWriter:
             y_strides=self._image_strides(kernel.y, strides["y"]),
             alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
             alpha_comment=comment(kernel.alpha.history),
-            accumulate=kernel.accumulate,
+            accumulate=self._adds(kernel, node, pointers),
             epilogue=self._epilogue(kernel, pointers),
         )
         return self._contraction(name, Contraction(spec, self.graph.options.get("winograd", 0)), pointers)
@@ -303,6 +310,25 @@ class KernelWriter:
             "rows": [numbers[k : k + 8] for k in range(0, len(numbers), 8)],
         }  # fmt: skip
         return Function(name, render("constant.c.j2", view), (pointer,), 0, 0)
+
+
+def first_sums(graph: Graph) -> dict[str, int]:
+    """The gradients of parameters that a contraction is the first to add to, all of each, with that kernel's id: these
+    it can store instead, where the gradients begin anew."""
+    first: dict[str, int] = {}
+    diffs = {p.blob + ".diff" for p in graph.params}
+    seen: set[str] = set()
+    for node in graph.nodes:
+        if node.section not in ("forward", "backward"):
+            continue
+        touched = {graph.root(b) for b in (*node.kernel.reads(), *node.kernel.writes())} & diffs
+        for blob in touched - seen:
+            kernel = node.kernel
+            out = kernel.outputs()[0] if isinstance(kernel, (Gemm, Conv)) and kernel.accumulate else None
+            if isinstance(out, Ref) and node.section == "backward" and out.size == graph.blobs[blob].size:
+                first[blob] = node.id
+        seen |= touched
+    return first
 
 
 def _declared(declaration: str) -> str:

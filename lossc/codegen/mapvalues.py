@@ -182,7 +182,7 @@ class ValueWriter:
             fused = self._fma(e)
             if fused:
                 return fused
-        return self.style.vector(e.name, [self.vector(a) for a in e.args])
+        return self.style.vector(_function(e), [self.vector(a) for a in e.args])
 
     def _fma(self, e: Op) -> str | None:
         """a * b + c and c - a * b in one rounding."""
@@ -299,3 +299,13 @@ def _wish(e: Expr, label: Callable[[str], str]) -> str:
     if isinstance(e, Gather):
         return label(e.access.blob) + "_at"
     return e.name + "_" if isinstance(e, Op) and e.name not in ("add", "sub", "mul") else "x"
+
+
+def _function(e: Op) -> str:
+    """The vector function of an operation: log1p(exp(-|x|)) has one of its own, which need not take bits apart."""
+    names: list[str] = []
+    at: Expr = e
+    while isinstance(at, Op) and len(at.args) == 1:
+        names.append(at.name)
+        at = at.args[0]
+    return "log1p_unit" if names[:4] == ["log1p", "exp", "neg", "abs"] else e.name

@@ -19,8 +19,8 @@ from lossc.targets import Isa
 FORMAT = 1
 #: Functions of net.c that no kernel's function may be named like: those with the net's prefix, and the others.
 INTERFACE = (
-    "create", "destroy", "forward", "backward", "forward_backward", "clear_param_diffs", "update", "rate", "error",
-    "param", "param_diff", "param_size", "abi", "loss_weight", "set_loss_weight", "set_iter",
+    "create", "destroy", "forward", "backward", "forward_backward", "clear_param_diffs", "renew_param_diffs", "update",
+    "rate", "error", "param", "param_diff", "param_size", "abi", "loss_weight", "set_loss_weight", "set_iter",
 )  # fmt: skip
 INTERNAL = frozenset((
     "run_init", "run_forward", "run_backward", "run_update", "learning_rate", "finish", "abi_memory", "abi_param",
@@ -110,6 +110,8 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         "timed": len(functions) + 1 if timed else 0,  # the last one: what lies between sections
         "blobs": _header_blobs(graph, plan),
         "diff_range": _diff_range(graph, plan),
+        "cleared": [{"offset": plan.offsets[p.blob + ".diff"], "size": graph.blobs[p.blob].size}
+                    for p in graph.params if p.blob + ".diff" not in writer.first_sums],
         "phase": graph.options.get("phase", "TRAIN"),
         "solver": _solver_view(solver, plan) if solver else None,
         "weights": weights,

@@ -74,7 +74,7 @@ def time_net(request: Request, iterations: int, threads: int, data: str | None, 
     for iteration in range(-_WARM, iterations):
         start = time.perf_counter()
         if request.solver is not None:
-            native.clear_param_diffs()
+            native.renew_param_diffs()
         loss = native.forward_backward() if backward else native.forward()
         if native.error is not None:
             raise DataError(native.error, file=request.source.file)

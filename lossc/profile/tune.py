@@ -162,7 +162,7 @@ def _jobs(graph: Graph, target: Target, dtype: str, candidates: int) -> list[_Jo
 
 def _bare(spec: GemmSpec | ConvSpec, name: str) -> GemmSpec | ConvSpec:
     """The spec without what is done to each finished vector, as a function of this name."""
-    return replace(spec, name=name, alpha="1", alpha_args=(), epilogue=None)
+    return replace(spec, name=name, alpha="1", alpha_args=(), epilogue=None, accumulate=bool(spec.accumulate))
 
 
 def _library(jobs: Sequence[_Job], target: Target, dtype: str) -> tuple[Any, Any]:

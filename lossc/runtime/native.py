@@ -64,6 +64,10 @@ class Native:
     def clear_param_diffs(self) -> None:
         self._abi.clear_param_diffs(self._net)
 
+    def renew_param_diffs(self) -> None:
+        """As clearing before the next backward pass, which then writes instead of adding; undefined until then."""
+        self._abi.renew_param_diffs(self._net)
+
     def update(self) -> None:
         self._abi.update(self._net)
 

@@ -167,7 +167,10 @@ class Solver:
         last = self.iter + whole_number("iterations", iterations, 0)
         while self.iter < last:
             iteration = self.iter
-            net.clear_param_diffs()
+            if self._callbacks:  # these may look at the gradients, or set them
+                net.clear_param_diffs()
+            else:
+                net.native.renew_param_diffs()
             due = param.test_interval and iteration % param.test_interval == 0
             if due and (iteration > 0 or param.test_initialization):
                 self.test_all()

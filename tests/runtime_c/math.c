@@ -20,6 +20,7 @@ static const struct {
     {"expm1", vf32_expm1, vf64_expm1, expm1},
     {"log", vf32_log, vf64_log, log},
     {"log1p", vf32_log1p, vf64_log1p, log1p},
+    {"log1p_unit", vf32_log1p_unit, vf64_log1p_unit, log1p},
     {"tanh", vf32_tanh, vf64_tanh, tanh},
     {"sigmoid", vf32_sigmoid, vf64_sigmoid, sigmoid},
     {"softplus", vf32_softplus, vf64_softplus, softplus},

@@ -16,6 +16,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 FUNCTIONS = ["exp", "expm1", "log", "log1p", "tanh", "sigmoid", "softplus", "erf"]
 LIMIT_ULP = 2.0
 INF, NAN = np.inf, np.nan
+ONE_BITS = 0x3F800000  # of 1.0f
 TINY, MOST = float(np.finfo(np.float32).smallest_subnormal), float(np.finfo(np.float32).max)
 
 SPECIAL = {
@@ -79,6 +80,20 @@ def test_error(drivers: Drivers, isa: Isa, name: str) -> None:
     stride = 40009 if isa is NEON else 4001  # primes; the emulated processor is slow
     error, worst = drivers("math.c", isa)("error", name, 12345, stride, 2**32 // stride).split()
     assert float(error) <= LIMIT_ULP, f"{name}({np.uint32(int(worst)).view(np.float32)!r})"
+
+
+def test_error_of_log1p_between_0_and_1(drivers: Drivers, isa: Isa) -> None:
+    stride, count = (4001, ONE_BITS // 4001) if isa is NEON else (101, ONE_BITS // 101)
+    error, worst = drivers("math.c", isa)("error", "log1p_unit", 0, stride, count + 1).split()
+    assert float(error) <= LIMIT_ULP, np.uint32(int(worst)).view(np.float32)
+    ends = np.array([0, TINY, 1, NAN], np.float32)
+    np.testing.assert_array_equal(apply(drivers, isa, "log1p_unit", ends), np.log1p(ends))
+
+
+@pytest.mark.slow
+def test_error_of_log1p_between_0_and_1_of_all_floats(drivers: Drivers) -> None:
+    error, worst = drivers("math.c", AVX2)("error", "log1p_unit", 0, 1, ONE_BITS + 1).split()
+    assert float(error) <= LIMIT_ULP, np.uint32(int(worst)).view(np.float32)
 
 
 @pytest.mark.slow

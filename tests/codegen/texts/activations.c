@@ -28,6 +28,7 @@ struct lossc_net {
     float *local;                /* scratch of each thread, LOCAL_SIZE reals apart */
     int threads;
     int failed;
+    int renew;                        /* the next backward pass writes gradients of parameters instead of adding to them */
     uint64_t seed;
     uint64_t calls;                   /* forward passes so far: the counter of random numbers */
     int64_t iter;                     /* updates so far */
@@ -158,6 +159,9 @@ LOSSC_API double activations_forward_backward(lossc_net *net)
     {
         (void)run_forward(net);
     }
+    if (!net->failed) {
+        net->renew = 0;
+    }
     return finish(net);
 }
 
@@ -166,6 +170,11 @@ LOSSC_API const char *activations_error(const lossc_net *net) { return net->fail
 LOSSC_API void activations_clear_param_diffs(lossc_net *net)
 {
     (void)net;
+}
+
+LOSSC_API void activations_renew_param_diffs(lossc_net *net)
+{
+    net->renew = 1;
 }
 
 LOSSC_API float *activations_x(lossc_net *net) { return net->mem + 0; }
@@ -209,7 +218,7 @@ LOSSC_API const lossc_abi *activations_abi(void)
 {
     static const lossc_abi abi = {
         1, activations_create, activations_destroy, activations_forward, activations_backward, activations_forward_backward,
-        activations_clear_param_diffs, NULL, NULL,
+        activations_clear_param_diffs, activations_renew_param_diffs, NULL, NULL,
         activations_error, abi_memory, abi_param, abi_share_param, abi_get, abi_set,
         NULL, NULL,
     };

@@ -31,6 +31,7 @@ struct lossc_net {
     float *local;                /* scratch of each thread, LOCAL_SIZE reals apart */
     int threads;
     int failed;
+    int renew;                        /* the next backward pass writes gradients of parameters instead of adding to them */
     uint64_t seed;
     uint64_t calls;                   /* forward passes so far: the counter of random numbers */
     int64_t iter;                     /* updates so far */
@@ -167,6 +168,9 @@ LOSSC_API double euclidean_forward_backward(lossc_net *net)
     {
         (void)run_forward(net);
     }
+    if (!net->failed) {
+        net->renew = 0;
+    }
     return finish(net);
 }
 
@@ -175,6 +179,11 @@ LOSSC_API const char *euclidean_error(const lossc_net *net) { return net->failed
 LOSSC_API void euclidean_clear_param_diffs(lossc_net *net)
 {
     (void)net;
+}
+
+LOSSC_API void euclidean_renew_param_diffs(lossc_net *net)
+{
+    net->renew = 1;
 }
 
 LOSSC_API float *euclidean_x(lossc_net *net) { return net->mem + 0; }
@@ -218,7 +227,7 @@ LOSSC_API const lossc_abi *euclidean_abi(void)
 {
     static const lossc_abi abi = {
         1, euclidean_create, euclidean_destroy, euclidean_forward, euclidean_backward, euclidean_forward_backward,
-        euclidean_clear_param_diffs, NULL, NULL,
+        euclidean_clear_param_diffs, euclidean_renew_param_diffs, NULL, NULL,
         euclidean_error, abi_memory, abi_param, abi_share_param, abi_get, abi_set,
         NULL, NULL,
     };

@@ -30,6 +30,7 @@ struct lossc_net {
     float *local;                /* scratch of each thread, LOCAL_SIZE reals apart */
     int threads;
     int failed;
+    int renew;                        /* the next backward pass writes gradients of parameters instead of adding to them */
     uint64_t seed;
     uint64_t calls;                   /* forward passes so far: the counter of random numbers */
     int64_t iter;                     /* updates so far */
@@ -239,6 +240,9 @@ LOSSC_API double softmax_forward_backward(lossc_net *net)
     {
         (void)run_forward(net);
     }
+    if (!net->failed) {
+        net->renew = 0;
+    }
     return finish(net);
 }
 
@@ -247,6 +251,11 @@ LOSSC_API const char *softmax_error(const lossc_net *net) { return net->failed ?
 LOSSC_API void softmax_clear_param_diffs(lossc_net *net)
 {
     (void)net;
+}
+
+LOSSC_API void softmax_renew_param_diffs(lossc_net *net)
+{
+    net->renew = 1;
 }
 
 LOSSC_API float *softmax_x(lossc_net *net) { return net->mem + 0; }
@@ -290,7 +299,7 @@ LOSSC_API const lossc_abi *softmax_abi(void)
 {
     static const lossc_abi abi = {
         1, softmax_create, softmax_destroy, softmax_forward, softmax_backward, softmax_forward_backward,
-        softmax_clear_param_diffs, NULL, NULL,
+        softmax_clear_param_diffs, softmax_renew_param_diffs, NULL, NULL,
         softmax_error, abi_memory, abi_param, abi_share_param, abi_get, abi_set,
         NULL, NULL,
     };

@@ -1,0 +1,205 @@
+"""Winograd's minimal filtering ("Arithmetic Complexity of Computations", 1980): m sums of r neighbouring inputs with
+fewer than m r products, as three matrices.
+
+y = A^T ((G w) * (B^T x)); for planes each matrix acts down and across, so that one tile of m x m outputs takes
+products^2 products. The gradient of the weights takes as many, from the same matrices: G^T ((A dy) * (B^T x)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+from lossc.codegen.contraction import Types
+
+Matrix = tuple[tuple[Fraction, ...], ...]
+
+
+def _matrix(text: str) -> Matrix:
+    return tuple(tuple(Fraction(entry) for entry in row.split()) for row in text.split(","))
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """F(m, r): ``input`` is B^T (products, m + r - 1), ``weights`` G (products, r), ``output`` A^T (m, products)."""
+
+    m: int
+    r: int
+    input: Matrix
+    weights: Matrix
+    output: Matrix
+
+    @property
+    def window(self) -> int:
+        """Inputs along a tile's edge."""
+        return self.m + self.r - 1
+
+    @property
+    def products(self) -> int:
+        return len(self.input)
+
+    def __str__(self) -> str:
+        return f"F({self.m}x{self.m},{self.r}x{self.r})"
+
+
+#: The points are 0, 1, -1, (2, -2) and infinity. Five taps are three and two: F(2, 3) beside F(2, 2), 7 products where
+#: one algorithm of their length takes 6, but with points that round as badly as those of F(4, 3).
+FILTERINGS = (
+    Filtering(
+        2, 3,
+        input=_matrix("1 0 -1 0, 0 1 1 0, 0 -1 1 0, 0 1 0 -1"),
+        weights=_matrix("1 0 0, 1/2 1/2 1/2, 1/2 -1/2 1/2, 0 0 1"),
+        output=_matrix("1 1 1 0, 0 1 -1 -1"),
+    ),
+    Filtering(
+        4, 3,
+        input=_matrix("4 0 -5 0 1 0, 0 -4 -4 1 1 0, 0 4 -4 -1 1 0, 0 -2 -1 2 1 0, 0 2 -1 -2 1 0, 0 4 0 -5 0 1"),
+        weights=_matrix("1/4 0 0, -1/6 -1/6 -1/6, -1/6 1/6 -1/6, 1/24 1/12 1/6, 1/24 -1/12 1/6, 0 0 1"),
+        output=_matrix("1 1 1 1 1 0, 0 1 -1 2 -2 0, 0 1 1 4 4 0, 0 1 -1 8 -8 1"),
+    ),
+    Filtering(
+        2, 5,
+        input=_matrix(
+            "1 0 -1 0 0 0, 0 1 1 0 0 0, 0 -1 1 0 0 0, 0 1 0 -1 0 0, 0 0 0 1 -1 0, 0 0 0 0 1 0, 0 0 0 0 -1 1"
+        ),
+        weights=_matrix("1 0 0 0 0, 1/2 1/2 1/2 0 0, 1/2 -1/2 1/2 0 0, 0 0 1 0 0, 0 0 0 1 0, 0 0 0 1 1, 0 0 0 0 1"),
+        output=_matrix("1 1 1 0 1 1 0, 0 1 -1 -1 0 1 1"),
+    ),
+)  # fmt: skip
+
+
+def transposed(matrix: Matrix) -> Matrix:
+    return tuple(zip(*matrix, strict=True))
+
+
+def _constant(value: Fraction, types: Types) -> str:
+    text = repr(float(value))
+    return text if types.size == 8 else text + "f"
+
+
+def vector_sum(row: Sequence[Fraction], inputs: Sequence[str], types: Types) -> str:
+    """C for the sum of the inputs times the row's entries, on vectors."""
+    v = types.vec
+    used = [(c, name) for c, name in zip(row, inputs, strict=True) if c]
+    terms = sorted(used, key=lambda term: (term[0] != 1, abs(term[0]) != 1))
+    first, name = terms[0]
+    text = name if first == 1 else f"{v}_mul({v}_set1({_constant(first, types)}), {name})"
+    for c, name in terms[1:]:
+        if abs(c) == 1:
+            text = f"{v}_{'add' if c > 0 else 'sub'}({text}, {name})"
+        else:
+            text = f"{v}_{'fma' if c > 0 else 'fnma'}({v}_set1({_constant(abs(c), types)}), {name}, {text})"
+    return text
+
+
+def scalar_sum(row: Sequence[Fraction], inputs: Sequence[str], types: Types) -> str:
+    """The same on scalars."""
+    terms = [name if c == 1 else f"{_quotient(c, types)} * {name}" for c, name in zip(row, inputs, strict=True) if c]
+    return " + ".join(terms).replace("+ -", "- ")
+
+
+def _quotient(value: Fraction, types: Types) -> str:
+    """C for a constant that has no short decimal form: -1.0f / 6.0f."""
+    return f"{_constant(Fraction(value.numerator), types)} / {_constant(Fraction(value.denominator), types)}"
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """The view of a C function for M D M^T of one tile, ``lanes`` channels at once.
+
+    D's element (i, j) lies at from + i * from_line + j * from_step, the result's likewise.
+    """
+
+    name: str
+    what: str
+    ins: int
+    outs: int
+    sums: tuple[str, ...]
+    from_line: int
+    from_step: int
+    to_line: int
+    to_step: int
+
+
+def sandwich(
+    name: str, what: str, matrix: Matrix, types: Types, source: tuple[int, int], target: tuple[int, int]
+) -> Sandwich:
+    """``source`` and ``target``: distances of lines and of neighbours in a line, in elements."""
+    ins = len(matrix[0])
+    sums = tuple(vector_sum(row, [f"d{k}" for k in range(ins)], types) for row in matrix)
+    return Sandwich(name, what, ins, len(matrix), sums, *source, *target)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Tiles of ``m`` x ``m`` outputs in blocks: ``rows`` of tiles of an image, or ``images`` whole ones."""
+
+    m: int
+    n: int
+    height: int  # of the outputs
+    width: int
+    rows: int
+    images: int
+
+    @property
+    def tile_rows(self) -> int:
+        return ceil(self.height / self.m)
+
+    @property
+    def columns(self) -> int:
+        return ceil(self.width / self.m)
+
+    @property
+    def tiles(self) -> int:
+        """Of one block."""
+        return self.images * self.rows * self.columns
+
+    @property
+    def row_blocks(self) -> int:
+        return ceil(self.tile_rows / self.rows)
+
+    @property
+    def count(self) -> int:
+        return ceil(self.n / self.images) * self.row_blocks
+
+
+def blocks_of(m: int, n: int, out_shape: Sequence[int], most: int) -> Blocks:
+    """Blocks of about equal size, of at most ``most`` tiles, but for single rows that have more."""
+    height, width = out_shape
+    rows, columns = ceil(height / m), ceil(width / m)
+    if rows * columns <= most:
+        images = ceil(n / ceil(n / (most // (rows * columns))))
+        return Blocks(m, n, height, width, rows, images)
+    fit = max(1, most // columns)
+    return Blocks(m, n, height, width, ceil(rows / ceil(rows / fit)), 1)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What one block of tiles reads of an image, for ``lanes`` channels: [line][column][lane], zeros around it."""
+
+    lines: int
+    width: int
+    m: int
+    overlap: int  # lines and columns that neighbouring tiles share
+    pad_h: int
+    pad_w: int
+    in_height: int
+    in_width: int
+    copied: int  # columns that exist
+    channel: int  # distance of channels in the image
+    tail: bool  # the last vector has fewer channels
+
+    @property
+    def size(self) -> int:
+        return self.lines * self.width
+
+
+def strip_of(
+    blocks: Blocks, overlap: int, pad: Sequence[int], in_shape: Sequence[int], channel: int, tail: bool
+) -> Strip:
+    lines, width = blocks.rows * blocks.m + overlap, blocks.columns * blocks.m + overlap
+    copied = max(0, min(in_shape[1], width - pad[1]))
+    return Strip(lines, width, blocks.m, overlap, pad[0], pad[1], in_shape[0], in_shape[1], copied, channel, tail)

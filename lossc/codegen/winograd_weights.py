@@ -1,0 +1,171 @@
+"""The gradient of a convolution's weights by Winograd's minimal filtering: dw = G^T (sum of (B^T x B) * (A dy A^T)) G.
+
+The sum runs over tiles, so that each element of a transformed tile is one matrix product of x's channels with dy's. All
+threads transform a block of tiles and meet, then share out the products, which add to sums that stay until the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from lossc.codegen.contraction import (
+    Choice,
+    Code,
+    Isa,
+    Micro,
+    Types,
+    choose,
+    finish,
+    parameters,
+    round_up,
+    signature,
+    tile_cycles,
+    tiles,
+)
+from lossc.codegen.conv_window import Window, affine
+from lossc.codegen.environment import render
+from lossc.codegen.filtering import Blocks, Filtering, blocks_of, sandwich, strip_of, transposed
+from lossc.codegen.names import comment
+from lossc.codegen.winograd import plane, transform_cycles
+
+BLOCK_BYTES = 2 << 20  # of a block's transformed tiles, which all threads read in the last-level cache
+LEAST_TILES = 128  # of a block, for all of which its sums are read and written once
+SUMS_CYCLES = 0.25  # an element of the sums, read and written once a block
+END_CHANNELS = 16  # of x, whose weights a task of the last step computes
+
+
+@dataclass(frozen=True)
+class _Plan:
+    filtering: Filtering
+    mr: int  # channels of x
+    nv: int
+    blocks: Blocks
+
+    def __str__(self) -> str:
+        return f"{self.filtering} {self.mr}x{self.nv} tiles {self.blocks.tiles}"
+
+
+def _cost(shape: Window, types: Types, plan: _Plan) -> float:
+    """Cycles of the whole gradient, for one thread."""
+    square, blocks = plan.filtering.products ** 2, plan.blocks
+    row_tiles, panels = ceil(shape.ic / plan.mr), ceil(shape.oc / (plan.nv * types.lanes))
+    step = tile_cycles(plan.mr, plan.nv)
+    product = square * row_tiles * panels * (blocks.tiles * step + 4 * plan.mr * plan.nv + 20)
+    sums = square * row_tiles * plan.mr * panels * plan.nv * types.lanes
+    transform = blocks.tiles * sum(transform_cycles(plan.filtering, c, types) for c in (shape.ic, shape.oc))
+    return shape.groups * (blocks.count * (product + transform + SUMS_CYCLES * sums) + sums)
+
+
+def winograd_weights_plan(
+    shape: Window, isa: Isa, types: Types, among: Sequence[Filtering], prefer: str = ""
+) -> tuple[_Plan, Choice]:
+    """The best filtering and register tile, and how it was chosen."""
+
+    def plans() -> Iterator[_Plan]:
+        for filtering in among:
+            bytes_of_tile = filtering.products**2 * (shape.ic + shape.oc) * types.size
+            blocks = blocks_of(filtering.m, shape.n, shape.out_shape, max(LEAST_TILES, BLOCK_BYTES // bytes_of_tile))
+            for mr, nv in tiles(isa, types, round_up(shape.ic, types.lanes)):
+                if types.lanes % mr == 0 or mr % types.lanes == 0:
+                    yield _Plan(filtering, mr, nv, blocks)
+
+    return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"conv weights winograd {plan}", prefer)
+
+
+def winograd_weights_code(
+    spec: Any, shape: Window, isa: Isa, types: Types, among: Sequence[Filtering], prefer: str = ""
+) -> Code:
+    """The C function that computes dw from x (the window's source) and dy (its target), with the best filtering."""
+    plan, choice = winograd_weights_plan(shape, isa, types, among, prefer)
+    filtering, blocks, lanes, mr = plan.filtering, plan.blocks, types.lanes, plan.mr
+    products, count, taps = filtering.products, blocks.tiles, filtering.r**2
+    nr, x_block = plan.nv * lanes, max(mr, lanes)
+    rows, panels = round_up(shape.ic, mr), ceil(shape.oc / nr)
+    x_plane = plane(round_up(shape.ic, x_block) * count, products, types)
+    dy_plane = plane(panels * nr * count, products, types)
+    sums_plane = plane(rows * panels * nr, products, types)
+    overlap, no_pad = filtering.r - 1, (0, 0)
+    x = strip_of(blocks, overlap, shape.pad, shape.in_shape, shape.source_strides[1], shape.ic % lanes != 0)
+    dy = strip_of(blocks, 0, no_pad, shape.out_shape, shape.target_strides[1], shape.oc % lanes != 0)
+    end = min(shape.ic, END_CHANNELS)
+    lines_row = round_up(end * taps, lanes)
+    at, offsets = 0, {}
+    for name, plane_size in (("x", x_plane), ("dy", dy_plane), ("sums", sums_plane)):
+        offsets[name] = at
+        at += types.aligned(products**2 * plane_size)
+    offsets["lines"] = types.aligned(max(x.size, dy.size, end * taps) * lanes)
+    local = offsets["lines"] + types.aligned(lanes * lines_row)
+    micro = Micro(
+        f"{spec.name}_tile", f"a: transformed {shape.source}, b: transformed {shape.target}.", mr, plan.nv, nr,
+        1, x_block, nr, nr, add=True,
+    )  # fmt: skip
+    params = parameters(spec, types, (shape.source, shape.target), spec.w)
+    group = "group" if shape.groups > 1 else "0"
+    text = render(
+        "conv_winograd_weights.c.j2",
+        {},
+        t=types,
+        k=micro,
+        f=finish(spec, load=f"{types.vec}_load_n(o, m)", store=f"{types.vec}_store_n(o, %s, m)"),
+        b=blocks,
+        x=x,
+        dy=dy,
+        g={
+            "comment": comment(spec.comment),
+            "signature": signature(spec.name, params, types, at, local),
+            "at": offsets,
+            "transpose": f"{spec.name}_transpose",
+            "to_x": sandwich(
+                f"{spec.name}_input", f"B^T {shape.source} B of a tile", filtering.input, types,
+                (x.width * lanes, lanes), (products * x_plane, x_plane),
+            ),
+            "to_dy": sandwich(
+                f"{spec.name}_output", f"A {shape.target} A^T of a tile", transposed(filtering.output), types,
+                (dy.width * lanes, lanes), (products * dy_plane, dy_plane),
+            ),
+            "to_weights": sandwich(
+                f"{spec.name}_weights", "G^T (sums of products) G: the taps of one channel",
+                transposed(filtering.weights), types, (products * sums_plane, sums_plane), (filtering.r * lanes, lanes),
+            ),
+            "x": shape.source,
+            "dy": shape.target,
+            "groups": shape.groups,
+            "ic": shape.ic,
+            "oc": shape.oc,
+            "x_vectors": ceil(shape.ic / lanes),
+            "dy_vectors": ceil(shape.oc / lanes),
+            "oc_vectors": ceil(shape.oc / lanes),
+            "x_block": x_block,
+            "x_plane": x_plane,
+            "dy_plane": dy_plane,
+            "sums_plane": sums_plane,
+            "products": products,
+            "taps": taps,
+            "rows": rows,
+            "panels": panels,
+            "end": end,
+            "ends": ceil(shape.ic / end),
+            "lines_row": lines_row,
+            "x_image": _image(shape.source, group, shape.ic, shape.source_strides, lanes),
+            "dy_image": _image(shape.target, group, shape.oc, shape.target_strides, lanes),
+            "x_tile": _tile(x_block, lanes, count),
+            "dy_tile": _tile(nr, lanes, count),
+            "sums_at": f"(cv * {lanes} / {nr} * {rows} + ci) * {nr} + cv * {lanes} % {nr}",
+            "c": affine([(group, shape.oc), ("cv", lanes), ("co", 1)]),
+            "out_at": affine([("c", shape.w_row), ("j", 1)], head=spec.w),
+        },
+    )  # fmt: skip
+    return Code(text, tuple(params), at, local, choice)
+
+
+def _image(head: str, group: str, channels: int, strides: tuple[int, int], lanes: int) -> str:
+    """C for the first of the vector's channels in image n."""
+    return affine([("n", strides[0]), (group, channels * strides[1]), ("cv", lanes * strides[1])], head=head)
+
+
+def _tile(block: int, lanes: int, count: int) -> str:
+    """C for where the vector of channels `cv` of the first tile of the block's image `i` lies."""
+    return f"cv * {lanes} / {block} * {count * block} + i * count * {block} + cv * {lanes} % {block}"
