@@ -17,6 +17,7 @@ typedef struct lossc_abi {
     void (*renew_param_diffs)(lossc_net *net); /* the next backward pass writes instead of adding */
     void (*update)(lossc_net *net);
     double (*rate)(lossc_net *net);
+    double (*step)(lossc_net *net);                    /* renewed gradients, both passes, update; NULL: no solver */
     const char *(*error)(const lossc_net *net);
     void *(*memory)(lossc_net *net, int64_t offset);
     void *(*param)(lossc_net *net, int index);

@@ -72,13 +72,11 @@ int main(int argc, char **argv)
             }
             target[k] = label[at];
         }
-        lenet_renew_param_diffs(net);
-        const double loss = lenet_forward_backward(net);
+        const double loss = lenet_step(net);
         if (lenet_error(net) != NULL) {
             fprintf(stderr, "%s\n", lenet_error(net));
             return 1;
         }
-        lenet_update(net);
         printf("%d %.9g\n", iteration, loss);
     }
     lenet_destroy(net);

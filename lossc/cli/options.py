@@ -80,7 +80,7 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     add(parser, "no-check-labels", dest="check_labels", action="store_false", help=help)
     help = "stop at the first number that is not finite, and name its layer, blob and index; slower"
     add(parser, "check-finite", action="store_true", help=help)
-    help = "largest tile of Winograd's 3x3 convolutions: 2 (the default), 4 (faster, rounds less exactly), 0: none"
+    help = "largest tile of Winograd's convolutions: 2 (the default), 4 (3x3 alone; rounds less exactly), 0: none"
     add(parser, "winograd", type=int, choices=(0, 2, 4), default=2, help=help)
     add(parser, "no-winograd", dest="winograd", action="store_const", const=0, help="the same as --winograd 0")
     help = "plain sums alone, in every convolution; today the same as --no-winograd"

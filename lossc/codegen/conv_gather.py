@@ -36,6 +36,7 @@ from lossc.codegen.names import comment
 LONGEST_BLOCK = 512  # positions
 PACK_FROM = 512  # positions of a call from which packing the weights pays
 APART = 1.08  # by how much a product is slower whose panels are parts of longer lines, which caches do not foresee
+PARTS = (1, 2, 4)  # into which the output channels of few, large blocks may be split
 BALANCE = 4  # tasks come in multiples of this where they are few, for that many threads
 
 
@@ -48,9 +49,11 @@ class _Block:
     nv: int
     width: int  # of a line of col: the block's positions rounded up to whole panels
     chunk: int  # input channels at a time
+    parts: int  # tasks that share out the output channels of a block
 
     def __str__(self) -> str:
-        return f"{self.mr}x{self.nv} block {self.images}x{self.rows}x{self.row_columns} chunk {self.chunk}"
+        positions = f"{self.images}x{self.rows}x{self.row_columns}"
+        return f"{self.mr}x{self.nv} block {positions}{f'/{self.parts}' if self.parts > 1 else ''} chunk {self.chunk}"
 
 
 def _shapes(shape: Window) -> Iterator[tuple[int, int, int]]:
@@ -76,7 +79,7 @@ def _cost(shape: Window, types: Types, block: _Block) -> float:
     lines = block.images * block.rows
     depth = shape.ic * shape.taps
     chunks = ceil(shape.ic / block.chunk)
-    row_tiles = ceil(shape.oc / block.mr)
+    row_tiles = ceil(ceil(shape.oc / block.mr) / block.parts)
     panels = block.width // (block.nv * types.lanes)
     step = tile_cycles(block.mr, block.nv)
     compute = row_tiles * panels * (depth * step + chunks * (4 * block.mr * block.nv + 20))
@@ -86,13 +89,14 @@ def _cost(shape: Window, types: Types, block: _Block) -> float:
     if shape.stride[-1] > 1 or not shape.inside():
         strips = shape.ic * prod(shape.kernel[:-2]) * block.images * _strip_lines(shape, block.rows)
         copy += strips * (15 + shape.stride[-1] * 3 * row_vectors)
-    store = shape.oc * lines * row_vectors * 5
+    store = shape.oc / block.parts * lines * row_vectors * 5
     height, width = shape.out_shape[-2:]
     planes = shape.groups * prod(shape.out_shape[:-2])
     tasks = ceil(shape.n / block.images) * planes * ceil(height / block.rows) * ceil(width / block.row_columns)
-    resident = (block.chunk * shape.taps + (shape.oc if chunks > 1 else block.mr)) * block.width * types.size
+    rows = row_tiles if chunks > 1 else 1
+    resident = (block.chunk * shape.taps + rows * block.mr) * block.width * types.size
     penalty = 1.25 if resident > L2_BYTES else 1.0
-    return round_up(tasks, BALANCE) * (compute + copy + store) * penalty
+    return round_up(tasks * block.parts, BALANCE) * (compute + copy + store) * penalty
 
 
 def _best_block(shape: Window, isa: Isa, types: Types, prefer: str) -> tuple[_Block, Choice]:
@@ -102,7 +106,8 @@ def _best_block(shape: Window, isa: Isa, types: Types, prefer: str) -> tuple[_Bl
                 nr = nv * types.lanes
                 width = round_up(images * rows * row_columns, nr)
                 chunks = ceil(shape.ic / max(1, PANEL_BYTES // (shape.taps * nr * types.size)))
-                yield _Block(images, rows, row_columns, mr, nv, width, ceil(shape.ic / chunks))
+                for parts in PARTS if images > 1 and ceil(shape.oc / mr) >= PARTS[-1] else (1,):
+                    yield _Block(images, rows, row_columns, mr, nv, width, ceil(shape.ic / chunks), parts)
 
     form = f"conv gather {'x'.join(map(str, shape.kernel))}"
     return choose(blocks(), lambda block: _cost(shape, types, block), lambda block: f"{form} {block}", prefer)
@@ -120,6 +125,7 @@ def gather_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
     taps, plane = shape.taps, height * width
     row_tiles = ceil(shape.oc / mr)
     blocked = block.chunk < shape.ic
+    part_tiles = ceil(row_tiles / block.parts)
 
     parts = [
         Part("n1", "n0", shape.n, block.images) if block.images > 1 else Part("n", "n", shape.n, 1),
@@ -127,8 +133,14 @@ def gather_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
         Part("z", "z", prod(shape.out_shape[:-2]), 1),
         Part("h1", "h0", height, block.rows),
         Part("w1", "w0", width, block.row_columns),
+        Part("tile0", "tile0", row_tiles, part_tiles),
     ]
     lines, at = decode(parts)
+    tile0 = at["tile0"]
+    if tile0 != "0":
+        end = f"tile0 + {part_tiles}"
+        end = end if row_tiles % part_tiles == 0 else f"{end} < {row_tiles} ? {end} : {row_tiles}"
+        lines.append(f"const ptrdiff_t tile1 = {end};")
     group, z, h0, h1, w0, w1 = (at[name] for name in ("group", "z", "h0", "h1", "w0", "w1"))
     if block.images > 1:
         image = affine([(at["n0"], 1), ("q", 1)])
@@ -190,7 +202,7 @@ def gather_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
         1 if pack else shape.w_row, mr if pack else 1, block.width, block.width, add=blocked,
     )  # fmt: skip
     col_size = types.aligned(block.chunk * taps * block.width + lanes)
-    sums_size = types.aligned((row_tiles if blocked else 1) * mr * block.width + lanes)
+    sums_size = types.aligned((part_tiles if blocked else 1) * mr * block.width + lanes)
     shared = types.aligned(shape.groups * row_tiles * depth * mr) if pack else 0
     local = col_size + sums_size + (types.aligned(strip_image * block.images) if strip else 0)
     params = parameters(spec, types, (shape.source, spec.w), shape.target)
@@ -222,6 +234,9 @@ def gather_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
             "iw": in_width,
             "sw": stride_w,
             "tiles": row_tiles,
+            "tile0": tile0,
+            "tile1": str(row_tiles) if tile0 == "0" else "tile1",
+            "tile_of_part": "tile" if tile0 == "0" else "(tile - tile0)",
             "row_tail": shape.oc % mr != 0,
             "blocked": blocked,
             "chunk": block.chunk,
@@ -236,6 +251,7 @@ def gather_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
             "row_columns": block.row_columns,
             "row_vectors": block.row_columns // lanes,
             "row_rest": block.row_columns % lanes,
+            "next_block": not strip and taps == 1 and block.images * block.rows == 1 and block.row_columns < width,
             "row_step": row_step,
             "image_columns": block.rows * block.row_columns,
             "spare": list(range(covered, block.width, lanes)),
@@ -249,7 +265,9 @@ def gather_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
             "first_y": affine([(h0, stride_h)], -pad_h),
             "first_x": affine([(w0, stride_w)], -pad_w),
             "sums_at": col_size,
-            "sums": affine([("tile", mr * block.width if blocked else 0)], head="sums_of"),
+            "sums": affine(
+                [("tile" if tile0 == "0" else "(tile - tile0)", mr * block.width if blocked else 0)], head="sums_of"
+            ),
             "c_of_r": affine([(group, shape.oc), ("r", 1)]),
             "fresh": "".join(f" + ({new} - {old}) * {by}" for new, old, by in fresh),
             "out_at": affine(

@@ -11,6 +11,7 @@ from lossc.codegen.environment import render
 from lossc.codegen.kernelgen import Function, KernelWriter
 from lossc.codegen.kerneltable import kernel_table, tuning_table
 from lossc.codegen.names import Names, comment, identifier, literal, string
+from lossc.codegen.steporder import step_order
 from lossc.codegen.team import wants_team
 from lossc.ir import Conv, Gemm, Graph, Ref
 from lossc.ir.memory import ALIGN, MemoryPlan, brought
@@ -20,11 +21,11 @@ FORMAT = 1
 #: Functions of net.c that no kernel's function may be named like: those with the net's prefix, and the others.
 INTERFACE = (
     "create", "destroy", "forward", "backward", "forward_backward", "clear_param_diffs", "renew_param_diffs", "update",
-    "rate", "error", "param", "param_diff", "param_size", "abi", "loss_weight", "set_loss_weight", "set_iter",
+    "step", "rate", "error", "param", "param_diff", "param_size", "abi", "loss_weight", "set_loss_weight", "set_iter",
 )  # fmt: skip
 INTERNAL = frozenset((
-    "run_init", "run_forward", "run_backward", "run_update", "learning_rate", "finish", "abi_memory", "abi_param",
-    "abi_share_param", "abi_seconds", "abi_get", "abi_set", "schedule_weights",
+    "run_init", "run_forward", "run_backward", "run_update", "run_step", "learning_rate", "finish", "abi_memory",
+    "abi_param", "abi_share_param", "abi_seconds", "abi_get", "abi_set", "schedule_weights",
 ))  # fmt: skip
 
 
@@ -79,6 +80,10 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         f = writer.write(node)
         functions.append(f)
         schedule[node.section].append({"name": f.name, "args": f.args, "can_fail": f.can_fail, "index": index})
+    if "solver" in graph.options:
+        written = {call["index"]: call for calls in schedule.values() for call in calls}
+        position = {node.id: index for index, node in enumerate(graph.nodes)}
+        schedule["step"] = [written[position[node.id]] for node in step_order(graph)]
     shared = max((f.shared_scratch for f in functions), default=0)
     local = max((f.thread_scratch for f in functions), default=0)
     address("loss_total", 0)
@@ -196,6 +201,7 @@ def _teams(graph: Graph) -> dict[str, str]:
     """The size of the team that runs each section, as C."""
     sections = {s: graph.section(s) for s in ("init", "forward", "backward", "update")}
     sections["forward_backward"] = [*sections["forward"], *sections["backward"]]
+    sections["step"] = [*sections["forward_backward"], *sections["update"]]
     return {s: "net->threads" if wants_team(graph, nodes) else "1" for s, nodes in sections.items()}
 
 

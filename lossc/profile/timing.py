@@ -74,12 +74,11 @@ def time_net(request: Request, iterations: int, threads: int, data: str | None, 
     for iteration in range(-_WARM, iterations):
         start = time.perf_counter()
         if request.solver is not None:
-            native.renew_param_diffs()
-        loss = native.forward_backward() if backward else native.forward()
+            loss = native.step()
+        else:
+            loss = native.forward_backward() if backward else native.forward()
         if native.error is not None:
             raise DataError(native.error, file=request.source.file)
-        if request.solver is not None:
-            native.update()
         elapsed = time.perf_counter() - start
         if iteration >= 0:
             total += seconds[: len(table)]

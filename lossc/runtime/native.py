@@ -42,6 +42,8 @@ class Native:
         self._arena = self._bytes(self._abi.memory(self._net, 0), built.manifest["bytes"]["arena"])
         #: Both passes; looked up once, as small nets take no longer than the look-up. Returns the total loss.
         self.forward_backward: Callable[[], float] = partial(self._abi.forward_backward, self._net)
+        #: Renewed gradients, both passes and the update, of a net with a solver. Returns the total loss.
+        self.step: Callable[[], float] = partial(self._abi.step, self._net)
         self._params = [self._own_param(k) for k in range(len(built.manifest["params"]))]
 
     # ---- running

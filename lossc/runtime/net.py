@@ -69,7 +69,7 @@ class Net:
     layer types of your own: a Python file, what ``@lossc.loss`` made, a Layer class, or a list of these.
     ``check_labels``: labels out of range are errors; without the check such labels are read past the end of rows.
     ``check_finite``: each pass stops at the first number that is not finite, at the cost of time and memory.
-    ``winograd``: the largest tile of Winograd's 3x3 convolutions in float32: 2, 4 (faster, less exact), or 0 for none.
+    ``winograd``: the largest tile of Winograd's convolutions in float32: 2, 4 (3x3 alone; less exact), or 0 for none.
     ``tuned``: True uses what ``lossc tune`` has measured for this processor, a path what that wrote to a file; without
     it nothing of that is read.
 
@@ -241,6 +241,15 @@ class Net:
             self._fill(name, values)
         self._feed.fill(self._tops)
         self.loss = self._checked(self.native.forward_backward())
+        return self.loss
+
+    def train_step(self) -> float:
+        """Both passes on cleared gradients and the update, of a net that has a solver; returns the total weighted loss.
+
+        Raises as ``forward``: then nothing was updated.
+        """
+        self._feed.fill(self._tops)
+        self.loss = self._checked(self.native.step())
         return self.loss
 
     def clear_param_diffs(self) -> None:

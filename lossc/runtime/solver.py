@@ -169,22 +169,24 @@ class Solver:
             iteration = self.iter
             if self._callbacks:  # these may look at the gradients, or set them
                 net.clear_param_diffs()
-            else:
-                net.native.renew_param_diffs()
             due = param.test_interval and iteration % param.test_interval == 0
             if due and (iteration > 0 or param.test_initialization):
                 self.test_all()
             for on_start, _ in self._callbacks:
                 on_start()
             display = bool(param.display) and iteration % param.display == 0
-            self._smoothed.add(self._passes(display and param.debug_info))
+            step = net.native.current_step
+            apart = self._callbacks or param.iter_size > 1 or (display and param.debug_info)
+            self._smoothed.add(self._passes(display and param.debug_info) if apart else net.train_step())
             for _, on_gradient in self._callbacks:
                 on_gradient()
             if display:
                 now = time.perf_counter()
                 self._show(iteration, iteration - shown, now - since)
                 shown, since = iteration, now
-            self._update(iteration, display)
+            if apart:
+                net.native.update()
+            self._tell_update(iteration, display, step)
             request, self._request = self._request, None
             if (param.snapshot and self.iter % param.snapshot == 0) or request == "snapshot":
                 self.snapshot()
@@ -201,6 +203,8 @@ class Solver:
     def _passes(self, debug: bool) -> float:
         kind = self.net.native.dtype.type
         total = kind(0)
+        if not self._callbacks:
+            self.net.native.renew_param_diffs()
         for _ in range(self.param.iter_size):
             total += kind(self.net.forward_backward())
             for place, text in chain(forward_lines(self.net), backward_lines(self.net)) if debug else ():
@@ -225,11 +229,9 @@ class Solver:
             if text:
                 self._log("lossc", f"Iteration {iteration}: {text}")
 
-    def _update(self, iteration: int, display: bool) -> None:
-        """The update, then what Caffe says of it: the rate is asked for once only, by the compiled code itself."""
+    def _tell_update(self, iteration: int, display: bool, before: int) -> None:
+        """What Caffe says of an update; ``before`` is the policy's step until then."""
         native, param = self.net.native, self.param
-        before = native.current_step
-        native.update()
         if param.lr_policy == "multistep" and native.current_step != before:
             step = native.current_step
             self._log("sgd_solver.cpp:50", f"MultiStep Status: Iteration {iteration}, step = {step}")

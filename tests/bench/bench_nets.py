@@ -44,9 +44,7 @@ int main(void)
 {
     lossc_net *net = bench_create(%d, 1);
     for (int i = 0; net && i < 3; i++) {
-        bench_renew_param_diffs(net);
-        bench_forward_backward(net);
-        bench_update(net);
+        bench_step(net);
     }
     return net == 0;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from dataclasses import replace
 from math import prod
 
@@ -187,6 +188,8 @@ def real_specs() -> list[ConvSpec]:
         "vgg": (1, 1, 16, 24, (56, 56), (3, 3), (1, 1), (1, 1), (1, 1)),
         "deep": (2, 1, 150, 40, (7, 7), (3, 3), (1, 1), (1, 1), (1, 1)),
         "pointwise": (3, 1, 70, 33, (14, 14), (1, 1), (1, 1), (0, 0), (1, 1)),
+        "shared": (8, 1, 130, 101, (7, 7), (1, 1), (1, 1), (0, 0), (1, 1)),
+        "strip": (2, 1, 8, 24, (30, 30), (1, 1), (1, 1), (0, 0), (1, 1)),
         "long": (1, 1, 5, 8, (31, 35), (1, 1), (1, 1), (0, 0), (1, 1)),
         "depthwise": (2, 12, 12, 12, (14, 14), (3, 3), (2, 2), (1, 1), (1, 1)),
         "wide": (1, 1, 2, 3, (3, 700), (3, 5), (1, 2), (1, 2), (1, 1)),
@@ -202,6 +205,11 @@ def test_layers_of_known_nets(way, tmp_path):
     library = Library({s.name: conv_code(s, HERE[0], "f32") for s in specs}, HERE[0], "f32", tmp_path, optimise=["-O1"])
     for seed, spec in enumerate(specs):
         check(library, spec, "f32", seed, threads=(1, 2, 3))
+
+
+def test_few_large_blocks_are_shared_out_by_channels():
+    (spec,) = [spec for spec in real_specs() if spec.name == "shared_forward"]
+    assert re.search(r"block \d+x1x49/[24] ", conv_code(spec, AVX512, "f32").choice.name)
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])

@@ -218,7 +218,7 @@ LOSSC_API const lossc_abi *activations_abi(void)
 {
     static const lossc_abi abi = {
         1, activations_create, activations_destroy, activations_forward, activations_backward, activations_forward_backward,
-        activations_clear_param_diffs, activations_renew_param_diffs, NULL, NULL,
+        activations_clear_param_diffs, activations_renew_param_diffs, NULL, NULL, NULL,
         activations_error, abi_memory, abi_param, abi_share_param, abi_get, abi_set,
         NULL, NULL,
     };

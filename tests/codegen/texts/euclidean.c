@@ -227,7 +227,7 @@ LOSSC_API const lossc_abi *euclidean_abi(void)
 {
     static const lossc_abi abi = {
         1, euclidean_create, euclidean_destroy, euclidean_forward, euclidean_backward, euclidean_forward_backward,
-        euclidean_clear_param_diffs, euclidean_renew_param_diffs, NULL, NULL,
+        euclidean_clear_param_diffs, euclidean_renew_param_diffs, NULL, NULL, NULL,
         euclidean_error, abi_memory, abi_param, abi_share_param, abi_get, abi_set,
         NULL, NULL,
     };

@@ -299,7 +299,7 @@ LOSSC_API const lossc_abi *softmax_abi(void)
 {
     static const lossc_abi abi = {
         1, softmax_create, softmax_destroy, softmax_forward, softmax_backward, softmax_forward_backward,
-        softmax_clear_param_diffs, softmax_renew_param_diffs, NULL, NULL,
+        softmax_clear_param_diffs, softmax_renew_param_diffs, NULL, NULL, NULL,
         softmax_error, abi_memory, abi_param, abi_share_param, abi_get, abi_set,
         NULL, NULL,
     };
