@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import lossc
 from lossc.build.cache import default_cache
 from lossc.build.compiler import find_compiler
-from lossc.errors import GraphError, UsageError
+from lossc.errors import GraphError, UsageError, count_of
 from lossc.frontend.caffe_pb2 import TRAIN, SolverParameter
 from lossc.frontend.names import suggestion
 from lossc.frontend.net import NetSource
@@ -54,7 +55,8 @@ class Request:
     stop a pass before it writes anything. ``check_finite``: so does the first number that is not finite; this keeps
     every blob, and costs time. ``timed``: passes leave behind how long each kernel took, which costs a barrier for
     each. ``winograd``: the largest tile of Winograd's convolutions, in float32 where they are faster: 2, which rounds
-    as plain sums do; 4, which rounds some 25 times less exactly; 0: none.
+    as plain sums do; 4, which rounds some 25 times less exactly; 0: none. ``tuning``: names of the candidates that
+    measurements prefer, by contractions' keys (``build.tuning.choices``); the cost model chooses for all others.
     """
 
     source: NetSource
@@ -72,6 +74,7 @@ class Request:
     check_finite: bool = False
     timed: bool = False
     winograd: int = 2
+    tuning: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.winograd not in (0, 2, 4):
@@ -99,6 +102,7 @@ class Request:
             self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
             sorted(self.loss_weights.items(), key=lambda item: item[0]),
             sorted((name, custom.checksum) for name, custom in self.layers.items()),
+            sorted(self.tuning.items()) if self.tuning is not None else None,
         ]
         for part in parts:
             text = repr(part)
@@ -189,10 +193,12 @@ def compile_net(request: Request) -> Compiled:
     dtype = "f32" if request.dtype == "float32" else "f64"
     try:
         program = generate(
-            graph, target.isa, dtype, prefix=request.prefix, threads=request.threads, timed=request.timed
-        )
+            graph, target.isa, dtype, prefix=request.prefix, threads=request.threads, timed=request.timed,
+            choices=request.tuning,
+        )  # fmt: skip
     except RecursionError:
         raise GraphError(_TOO_DEEP, fix=_KEEP_SOME, file=request.source.file) from None
+    _warn_of_tuning(program.manifest)
     return Compiled(graph, program, records)
 
 
@@ -208,6 +214,7 @@ def build(request: Request) -> Built:
     if known := cache.get("requests", key):
         entry = json.loads(known)
         if library := cache.file(entry["library"]):
+            _warn_of_tuning(entry["manifest"])
             return Built(library, entry["manifest"])
     from lossc.build.library import compile_library
 
@@ -219,6 +226,23 @@ def build(request: Request) -> Built:
     entry = {"library": library.name, "manifest": program.manifest}
     cache.put("requests", key, json.dumps(entry).encode())
     return Built(library, json.loads(json.dumps(program.manifest)))
+
+
+def _warn_of_tuning(manifest: Mapping[str, Any]) -> None:
+    """Says so where measurements that were asked for cannot be used: whoever asked counts on them."""
+    tuning = manifest.get("tuning")
+    if tuning is None or not tuning["open"] or (tuning["measured"] and not tuning["missing"]):
+        return
+    if missing := tuning["missing"]:
+        first = missing[0]
+        text = f"the cost model chooses for {count_of(len(missing), 'kernel')}, since there is no candidate as tuned"
+        text += f' ({first["kernel"]}: "{first["choice"]}")'
+    else:
+        text = "no kernel of the net was tuned: the cost model chooses"
+    phase = manifest["phase"]
+    fix = f"measure with `lossc tune NET --phase {phase.lower()}` and the same options"
+    text = f"net {manifest['net']}, phase {phase}: {text}\n  fix: {fix}"
+    warnings.warn_explicit(text, UserWarning, "lossc", 0)
 
 
 def _check_keep(request: Request, blobs: list[str]) -> None:

@@ -20,6 +20,7 @@ VERBS = {
     "compile": "write a net as C with header and library, for use without Python",
     "inspect": "show what the compiler makes of a net",
     "time": "time a net layer by layer, and kernel by kernel",
+    "tune": "measure which way of computing each product and convolution is the fastest here",
     "explain": "show where each loss_weight went, and what the losses and their gradients are",
     "check": "compare the gradients of a loss, or of each layer of a net, with differences",
     "cache": "show or clear the cache of compiled nets",

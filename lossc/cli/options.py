@@ -27,7 +27,15 @@ def int32(text: str) -> int:
     return value
 
 
+def tuning_file(text: str) -> str:
+    """A path that ends in .json: a net's file behind ``--tuned`` is no tuning. For argparse."""
+    if not text.endswith(".json"):
+        raise ValueError
+    return text
+
+
 # argparse's message says: invalid ... value
+tuning_file.__name__ = "tuning, FILE.json,"
 positive.__name__ = "whole number of 1 or more"
 int32.__name__ = "whole number of 32 bits"
 
@@ -80,6 +88,11 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     add(parser, "runtime-weight", action="append", default=[], metavar="LOSS[=VALUE]", help=weight)
     weight = "another loss_weight: a number, or a schedule such as step:0.3,gamma=0.1,stepsize=1000"
     add(parser, "loss-weight", action="append", default=[], metavar="LOSS=WEIGHT", help=weight)
+
+
+def add_tuned(parser: argparse.ArgumentParser) -> None:
+    help = "use what `lossc tune` has measured for this processor, or what FILE.json, which it wrote, holds"
+    add(parser, "tuned", nargs="?", const=True, default=False, type=tuning_file, metavar="FILE.json", help=help)
 
 
 def loss_weights(args: argparse.Namespace) -> dict[str, LossWeight]:

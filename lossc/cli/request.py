@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 def net_request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]:
     """The request, and the solver whose update is part of it; a solver's net stands in where no net is given.
 
-    Verbs without ``--keep`` or ``--name`` keep what is kept anyhow, and use the net's name. Raises LosscError's kinds.
+    Verbs without ``--keep``, ``--name`` or ``--tuned`` keep what is kept anyhow, use the net's name, and no tuning.
+    Raises LosscError's kinds.
     """
+    from lossc.build.tuning import choices
     from lossc.frontend.net import read_net
     from lossc.frontend.solver import read_solver
     from lossc.pipeline import Request
     from lossc.runtime.feed import Feed
     from lossc.runtime.net import own_layers
+    from lossc.targets import parse_target
 
     solver = read_solver(args.solver) if args.solver else None
     if solver is not None and args.phase != "train":
@@ -33,10 +36,11 @@ def net_request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]
         source = read_net(net_file(args), phase=args.phase, level=args.level, stages=stages(args))
     kept = getattr(args, "keep", "")
     keep = "all" if kept == "all" else tuple(name for name in kept.split(",") if name)
+    tuning = choices(getattr(args, "tuned", False), parse_target(args.target, dtype=args.dtype))
     param = solver.param if solver is not None else None
     request = Request(
         source, keep, args.target, args.dtype, param, Feed(source, args.data).shapes, getattr(args, "name", ""),
         args.threads or 0, loss_weights(args), own_layers(args.layer), check_labels=args.check_labels,
-        check_finite=args.check_finite, winograd=args.winograd,
+        check_finite=args.check_finite, winograd=args.winograd, tuning=tuning,
     )  # fmt: skip
     return request, solver

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lossc.cli.log import Logger
-from lossc.cli.options import add, add_build, add_net, given_path, loss_weights, net_file, positive, stages
+from lossc.cli.options import add, add_build, add_net, add_tuned, given_path, loss_weights, net_file, positive, stages
 from lossc.errors import UsageError
 
 
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "weights", required=True, type=given_path, metavar="FILE,...", help=text)
     add(parser, "iterations", type=positive, default=50, metavar="N", help="batches (50)")
     add_build(parser)
+    add_tuned(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
         file, args.phase, threads=args.threads, target=args.target, dtype=args.dtype, level=args.level,
         stages=stages(args), data=args.data, loss_weights=loss_weights(args),
         layers=args.layer, check_labels=args.check_labels, check_finite=args.check_finite, winograd=args.winograd,
+        tuned=args.tuned,
     )  # fmt: skip
     if net.inputs:
         fix = "test a net whose Data layers read some; Input layers are for programs that fill them"

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from lossc.cli.log import Logger
-from lossc.cli.options import add, add_build, add_net, given_path, positive
+from lossc.cli.options import add, add_build, add_net, add_tuned, given_path, positive
 from lossc.cli.request import net_request
 from lossc.profile import PEERS
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "torch-python", type=given_path, default=sys.executable, metavar="PYTHON", help=text)
     add(parser, "json", action="store_true", help="print everything as JSON, and nothing else")
     add_build(parser)
+    add_tuned(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,7 +98,9 @@ def _roofline(timing: Timing, peaks: Peaks) -> list[str]:
         least = max(k.least, 1e-9)
         about = k.about
         chosen = about["algorithm"]
-        if about["second"]:
+        if about["tuned"]:
+            chosen += f" (tuned; the model's: {about['second']}; {_cost(about['second_cycles'], about['cycles'])})"
+        elif about["second"]:
             chosen += f" ({about['second']}; {_cost(about['second_cycles'], about['cycles'])})"
         lines.append(
             f"{about['name']:32} {1e3 * k.mean:9.4f} {1e3 * k.least:9.4f} {about['flops'] / least / 1e9:8.1f} "

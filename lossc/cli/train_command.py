@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from lossc.cli.log import Logger
-from lossc.cli.options import add, add_build, add_data, given_path, loss_weights, only_one, positive
+from lossc.cli.options import add, add_build, add_data, add_tuned, given_path, loss_weights, only_one, positive
 from lossc.errors import SolverError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(start, "snapshot", type=given_path, metavar="FILE", help=text)
     add(parser, "iterations", type=positive, metavar="N", help="in place of the solver's max_iter")
     add_build(parser)
+    add_tuned(parser)
     parser.epilog = "Ctrl-C stops after the running iteration and writes a snapshot; SIGHUP writes one and goes on."
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     solver = Solver(
         source, threads=args.threads, target=args.target, dtype=args.dtype, data=args.data, log=log,
         loss_weights=loss_weights(args), layers=args.layer, check_labels=args.check_labels,
-        check_finite=args.check_finite, winograd=args.winograd,
+        check_finite=args.check_finite, winograd=args.winograd, tuned=args.tuned,
     )  # fmt: skip
     log("lossc", _summary(solver))
     for path in filter(None, (args.weights or "").split(",")):

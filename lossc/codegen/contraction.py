@@ -16,6 +16,7 @@ LINE = 120
 CACHE_LINE = 64
 PAGE = 4096
 L2_BYTES = 512 << 10  # what any CPU of the last ten years has, or nearly
+RANKED = 16  # candidates that a choice remembers, for those who measure them
 PANEL_BYTES = 32 << 10  # of b, which stay in the L1 cache while all rows of a pass by: bounds the depth of a block
 
 #: Names inside the generated functions: parameters must be called otherwise, or they would be shadowed.
@@ -57,25 +58,55 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the cost model chose, and what came second: their names, and the cycles of one thread it expects of each.
+    """What was chosen, and what came second: their names, and the cycles of one thread the cost model expects of each.
 
-    Without a second candidate ``second`` is empty.
+    Without a second candidate ``second`` is empty. ``ranked``: (name, cycles) of the cheapest candidates that differ in
+    name, the model's choice first, at most ``RANKED`` of an algorithm.
     """
 
     name: str
     cycles: float
     second: str = ""
     second_cycles: float = 0.0
+    ranked: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def tuned(self) -> bool:
+        """Whether a preference took the place of the model's choice, which is the second then."""
+        return self.name != self.ranked[0][0]
 
 
-def choose(candidates: Iterable[T], cost: Callable[[T], float], name: Callable[[T], str]) -> tuple[T, Choice]:
-    """The candidate that costs least, the first of equals, and how it was chosen."""
+def choose(
+    candidates: Iterable[T], cost: Callable[[T], float], name: Callable[[T], str], prefer: str = ""
+) -> tuple[T, Choice]:
+    """The candidate called ``prefer``, else the one that costs least; the first of equals. And how it was chosen.
+
+    ``name`` must tell candidates apart, but for those that come to the same: measurements are kept by it.
+    """
     priced = sorted(((cost(c), k, c) for k, c in enumerate(candidates)), key=lambda entry: entry[:2])
-    least, _, best = priced[0]
-    for price, _, other in priced[1:]:
-        if name(other) != name(best):
-            return best, Choice(name(best), least, name(other), price)
-    return best, Choice(name(best), least)
+    ranked: dict[str, float] = {}
+    for price, _, candidate in priced:
+        ranked.setdefault(name(candidate), price)
+        if len(ranked) == RANKED:
+            break
+    cycles, _, best = priced[0]
+    if prefer and prefer != name(best):
+        cycles, _, best = next((entry for entry in priced if name(entry[2]) == prefer), priced[0])
+    return best, _choice(name(best), cycles, tuple(ranked.items()))
+
+
+def rivals(first: Choice, other: Choice, handicap: float, prefer: str = "") -> Choice:
+    """The choice between two algorithms, the candidates of ``other`` costing ``handicap`` times as much; the best
+    candidate of the one that loses ranks second."""
+    wins = first.ranked[0][1] <= other.ranked[0][1] * handicap
+    won, lost = (first, other) if wins else (other, first)
+    best = next((choice for choice in (first, other) if choice.name == prefer), won)
+    return _choice(best.name, best.cycles, (won.ranked[0], lost.ranked[0], *won.ranked[1:], *lost.ranked[1:]))
+
+
+def _choice(name: str, cycles: float, ranked: tuple[tuple[str, float], ...]) -> Choice:
+    second = next((entry for entry in ranked if entry[0] != name), ("", 0.0))
+    return Choice(name, cycles, *second, ranked)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
-from lossc.codegen.contraction import Code, Epilogue, Isa, types_of
+from lossc.codegen.contraction import Code, Epilogue, Isa, rivals, types_of
 from lossc.codegen.conv_gather import gather_code
 from lossc.codegen.conv_scatter import scatter_code
 from lossc.codegen.conv_weights import weights_code
@@ -64,10 +64,27 @@ class ConvSpec:
     epilogue: Epilogue | None = None
     alpha_args: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> str:
+        """All that candidates and their times depend on but for ``winograd`` below, as text."""
+        sizes = (self.in_shape, self.out_shape, self.kernel, self.stride, self.pad, self.dilation)
+        shapes = zip(("in", "out", "kernel", "stride", "pad", "dilation"), sizes, strict=True)
+        strides = f"x {self.x_strides[0]},{self.x_strides[1]} y {self.y_strides[0]},{self.y_strides[1]}"
+        add = " add" if self.accumulate else ""
+        return (
+            f"conv {self.direction} n {self.n} groups {self.groups} ci {self.ci} co {self.co} "
+            f"{' '.join(f'{name} {_times(each)}' for name, each in shapes)} {strides}{add}"
+        )
 
-def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0) -> Code:
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer: str = "") -> Code:
     """The C function of a convolution; every thread of the team calls it. ``winograd``: the largest tile of Winograd's
-    algorithm that is allowed, 0 for none.
+    algorithm that is allowed, 0 for none. ``prefer``: the candidate's name to take in place of the model's choice,
+    where there is one of this name.
 
     Parameters of the function: the two inputs and the output (forward: x, w, y; bwd_data: y, w, x; bwd_weights:
     x, y, w), those of the epilogue and of alpha, then scratch where it is needed. Raises InternalError for shapes
@@ -80,18 +97,20 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0) -> Cod
     shape = window(spec)
     turned = shape.turned() if spec.direction == "bwd_data" else shape
     if spec.direction == "bwd_weights":
-        code = weights_code(spec, shape, isa, types)
+        code = weights_code(spec, shape, isa, types, prefer)
     elif spec.direction == "forward" or _gathers(shape):
-        code = gather_code(spec, turned, isa, types)
+        code = gather_code(spec, turned, isa, types, prefer)
     else:
-        code = scatter_code(spec, shape, isa, types)
+        code = scatter_code(spec, shape, isa, types, prefer)
     among = filterings(turned, winograd)
     if among and dtype == "f32" and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
         weights = spec.direction == "bwd_weights"
-        _, choice = (winograd_weights_plan if weights else winograd_plan)(turned, isa, types, among)
-        if code.choice and choice.cycles * WINOGRAD_GAIN < code.choice.cycles:
-            fast = (winograd_weights_code if weights else winograd_code)(spec, turned, isa, types, among)
-            return replace(fast, choice=replace(choice, second=code.choice.name, second_cycles=code.choice.cycles))
+        _, other = (winograd_weights_plan if weights else winograd_plan)(turned, isa, types, among, prefer)
+        assert code.choice is not None
+        choice = rivals(code.choice, other, WINOGRAD_GAIN, prefer)
+        if choice.name == other.name:
+            code = (winograd_weights_code if weights else winograd_code)(spec, turned, isa, types, among, prefer)
+        code = replace(code, choice=choice)
     return code
 
 

@@ -99,7 +99,7 @@ def _cost(shape: Window, types: Types, block: _Block) -> float:
     return round_up(tasks * block.parts, BALANCE) * (compute + copy + store) * penalty
 
 
-def _best_block(shape: Window, isa: Isa, types: Types) -> tuple[_Block, Choice]:
+def _best_block(shape: Window, isa: Isa, types: Types, prefer: str) -> tuple[_Block, Choice]:
     def blocks() -> Iterator[_Block]:
         for images, rows, row_columns in _shapes(shape):
             for mr, nv in tiles(isa, types, shape.oc):
@@ -110,12 +110,12 @@ def _best_block(shape: Window, isa: Isa, types: Types) -> tuple[_Block, Choice]:
                     yield _Block(images, rows, row_columns, mr, nv, width, ceil(shape.ic / chunks), parts)
 
     form = f"conv gather {'x'.join(map(str, shape.kernel))}"
-    return choose(blocks(), lambda block: _cost(shape, types, block), lambda block: f"{form} {block}")
+    return choose(blocks(), lambda block: _cost(shape, types, block), lambda block: f"{form} {block}", prefer)
 
 
-def gather_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
+def gather_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = "") -> Code:
     """The C function for a spec whose output is the window's target."""
-    block, choice = _best_block(shape, isa, types)
+    block, choice = _best_block(shape, isa, types, prefer)
     mr, nr, lanes = block.mr, block.nv * types.lanes, types.lanes
     height, width = shape.out_shape[-2:]
     in_height, in_width = shape.in_shape[-2:]

@@ -59,7 +59,7 @@ def _plane_shape(shape: Window, lanes: int) -> tuple[int, ...]:
     return (*sizes[:-1], round_up(ceil(sizes[-1] / shape.stride[-1]), lanes))
 
 
-def _best_block(shape: Window, isa: Isa, types: Types, plane: int) -> tuple[_Block, Choice]:
+def _best_block(shape: Window, isa: Isa, types: Types, plane: int, prefer: str) -> tuple[_Block, Choice]:
     height, width = shape.out_shape[-2:]
     channels = max(1, min(shape.ic, PLANE_BYTES // (plane * types.size)))
     if shape.n * shape.groups < ENOUGH_TASKS:
@@ -90,17 +90,17 @@ def _best_block(shape: Window, isa: Isa, types: Types, plane: int) -> tuple[_Blo
         for mr, nv in tiles(isa, types, batch * kernel_width)
     )
     form = f"conv scatter {'x'.join(map(str, shape.kernel))}"
-    return choose(blocks, cost, lambda block: f"{form} {block}")
+    return choose(blocks, cost, lambda block: f"{form} {block}", prefer)
 
 
-def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
+def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = "") -> Code:
     """The C function that computes the window's source (dx) from its target (dy)."""
     plane_shape = _plane_shape(shape, types.lanes)
     stride_w = shape.stride[-1]
     line = plane_shape[-1]
     strides = [prod(plane_shape[a + 1 : -1]) * stride_w * line for a in range(len(plane_shape) - 1)]
     plane = plane_shape[0] * strides[0]
-    block, choice = _best_block(shape, isa, types, plane)
+    block, choice = _best_block(shape, isa, types, plane, prefer)
     mr, nr, lanes = block.mr, block.nv * types.lanes, types.lanes
     height, width = shape.out_shape[-2:]
     block_width = round_up(block.rows * width, nr)

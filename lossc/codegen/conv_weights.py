@@ -77,7 +77,7 @@ def _channel_blocks(shape: Window, others: int) -> int:
     return enough[0] if enough else sizes[-1]
 
 
-def weights_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
+def weights_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = "") -> Code:
     """The C function that computes dw from x (the window's source) and dy (its target)."""
     lanes = types.lanes
     height, width = shape.out_shape[-2:]
@@ -113,7 +113,7 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types) -> Code:
 
     form = f"conv weights {'x'.join(map(str, shape.kernel))}"
     candidates = _tiles(axes_for(1, shape.ic), isa, types, shape.oc)
-    tile, choice = choose(candidates, cost, lambda candidate: f"{form} {candidate.mr}x{candidate.nv}")
+    tile, choice = choose(candidates, cost, lambda candidate: f"{form} {candidate.mr}x{candidate.nv}", prefer)
     nr, mr = tile.nv * lanes, tile.mr
     co_tiles = ceil(shape.oc / nr)
     channel_blocks = _channel_blocks(shape, shape.groups * co_tiles)

@@ -72,6 +72,13 @@ class GemmSpec:
     epilogue: Epilogue | None = None
     alpha_args: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> str:
+        """All that candidates and their times depend on, as text: specs of one key have the same candidates."""
+        operands = zip("abc", (self.a_strides, self.b_strides, self.c_strides), strict=True)
+        strides = " ".join(f"{name} {row},{column}" for name, (row, column) in operands)
+        return f"gemm {self.m}x{self.n}x{self.k} {strides}{' add' if self.accumulate else ''}"
+
 
 @dataclass(frozen=True)
 class _Side:
@@ -160,14 +167,14 @@ def _dot_plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
     return _Plan(side, mr, nv, side.k, False, False, cost, dot=True)
 
 
-def _best_plan(spec: GemmSpec, isa: Isa, types: Types) -> tuple[_Plan, Choice]:
+def _best_plan(spec: GemmSpec, isa: Isa, types: Types, prefer: str) -> tuple[_Plan, Choice]:
     plans = [_plan(side, types, *tile) for side in _sides(spec) for tile in tiles(isa, types, side.rows)]
     if spec.a_strides[1] == 1 and spec.b_strides[0] == 1 and min(spec.m, spec.n) <= FEW:
         for side in _sides(spec):
             small = [(mr, nv) for mr, nv in tiles(isa, types, side.rows) if nv <= side.columns]
             plans += [_dot_plan(side, types, *tile) for tile in small]
     form = f"gemm {'n' if spec.a_strides[1] == 1 else 't'}{'n' if spec.b_strides[1] == 1 else 't'}"
-    return choose(plans, lambda plan: plan.cost, lambda plan: f"{form} {plan}")
+    return choose(plans, lambda plan: plan.cost, lambda plan: f"{form} {plan}", prefer)
 
 
 def _terms(*terms: tuple[str, int]) -> str:
@@ -183,13 +190,14 @@ def _packed_a(blocked: bool, row_tiles: int, mr: int, k: int) -> str:
     return _terms(("packed_a", 1), ("p0", row_tiles * mr), ("row_tile * depth", mr))
 
 
-def gemm_code(spec: GemmSpec, isa: Isa, dtype: str) -> Code:
-    """The C function of a matrix product; every thread of the team calls it.
+def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code:
+    """The C function of a matrix product; every thread of the team calls it. ``prefer``: the candidate's name to take
+    in place of the model's choice, where there is one of this name.
 
     Parameters of the function: a, b, c, those of the epilogue and of alpha, then scratch where it is needed.
     """
     types = types_of(isa, dtype)
-    plan, choice = _best_plan(spec, isa, types)
+    plan, choice = _best_plan(spec, isa, types, prefer)
     side, mr, nr = plan.side, plan.mr, plan.nv * (1 if plan.dot else types.lanes)
     row_tiles, panels = ceil(side.rows / mr), ceil(side.columns / nr)
     blocked = plan.block_k < side.k

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from os.path import basename
 from typing import Literal
 
 from lossc.codegen.cexpr import Style
 from lossc.codegen.contraction import LOCALS, Choice, Epilogue
 from lossc.codegen.contraction import Code as ContractionCode
-from lossc.codegen.conv import ConvSpec, conv_code
+from lossc.codegen.contractions import Contraction
+from lossc.codegen.conv import ConvSpec
 from lossc.codegen.environment import render
 from lossc.codegen.epilogue import epilogue_lines
-from lossc.codegen.gemm import GemmSpec, gemm_code
+from lossc.codegen.gemm import GemmSpec
 from lossc.codegen.mapgen import Code, map_code
 from lossc.codegen.mapplan import plan_map
 from lossc.codegen.names import Names, comment, identifier, literal, string
@@ -43,14 +44,23 @@ class Function:
     thread_scratch: int
     can_fail: bool = False
     choice: Choice | None = None
+    contraction: Contraction | None = None
 
 
 class KernelWriter:
-    """Turns the graph's nodes into functions. ``address`` gives the C pointer of a memory owner plus an offset."""
+    """Turns the graph's nodes into functions. ``address`` gives the C pointer of a memory owner plus an offset.
+    ``choices``: names of candidates to take in place of the cost model's, by contractions' keys."""
 
     def __init__(
-        self, graph: Graph, isa: Isa, dtype: str, address: Callable[[str, int], str], taken: frozenset[str]
+        self,
+        graph: Graph,
+        isa: Isa,
+        dtype: str,
+        address: Callable[[str, int], str],
+        taken: frozenset[str] = frozenset(),
+        choices: Mapping[str, str] | None = None,
     ) -> None:
+        self.choices = choices or {}
         self.graph, self.isa, self.dtype, self.address = graph, isa, dtype, address
         self.first_sums = first_sums(graph)
         self.style = Style(dtype)
@@ -136,6 +146,10 @@ class KernelWriter:
         pointers.update({p: self.address(blob, 0) for blob, p in params.items()})
         return Epilogue(tuple(lines), tuple(f"const {self.style.real} *restrict {p}" for p in params.values()))
 
+    def _contraction(self, name: str, contraction: Contraction, pointers: dict[str, str]) -> Function:
+        code = contraction.code(self.isa, self.dtype, self.choices.get(contraction.key, ""))
+        return replace(self._function(name, code, pointers), contraction=contraction)
+
     def _adds(self, kernel: Gemm | Conv, node: Node, pointers: dict[str, str]) -> bool | str:
         if node.id not in self.first_sums.values():
             return kernel.accumulate
@@ -161,12 +175,11 @@ class KernelWriter:
             accumulate=self._adds(kernel, node, pointers),
             epilogue=self._epilogue(kernel, pointers),
         )
-        return self._function(name, gemm_code(spec, self.isa, self.dtype), pointers)
+        return self._contraction(name, Contraction(spec), pointers)
 
     def _conv(self, name: str, heading: str, kernel: Conv, node: Node) -> Function:
         params, pointers, strides = self._bind({"x": kernel.x, "w": kernel.w, "y": kernel.y})
         g = kernel.geometry
-        winograd = self.graph.options.get("winograd", 0)
         spec = ConvSpec(
             name=name,
             comment=comment(heading),
@@ -191,7 +204,7 @@ class KernelWriter:
             accumulate=self._adds(kernel, node, pointers),
             epilogue=self._epilogue(kernel, pointers),
         )
-        return self._function(name, conv_code(spec, self.isa, self.dtype, winograd=winograd), pointers)
+        return self._contraction(name, Contraction(spec, self.graph.options.get("winograd", 0)), pointers)
 
     def _image_strides(self, ref: Ref, strides: tuple[int, ...]) -> tuple[int, int]:
         step = 1

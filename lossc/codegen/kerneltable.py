@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossc.codegen.kernelgen import Function
@@ -15,6 +15,7 @@ def kernel_table(graph: Graph, functions: Sequence[Function], width: int) -> lis
 
     ``kind`` is the kernel's, for convolutions with its direction; ``algorithm`` is the cost model's choice with the
     cycles it expects of one thread, ``second`` the runner-up; both are plain names where there was nothing to choose.
+    ``tuned``: a measurement chose, and the model's choice is the second.
     """
     table = []
     for node, function in zip(graph.nodes, functions, strict=True):
@@ -29,9 +30,30 @@ def kernel_table(graph: Graph, functions: Sequence[Function], width: int) -> lis
                 "flops": flops(kernel),
                 "bytes": bytes_moved(graph, kernel, width),
                 "algorithm": choice.name if choice else f"{kernel.kind} {direction}".strip(),
+                "tuned": choice.tuned if choice else False,
                 "cycles": choice.cycles if choice else None,
                 "second": choice.second if choice else "",
                 "second_cycles": choice.second_cycles if choice and choice.second else None,
             }
         )
+    return table
+
+
+def tuning_table(functions: Sequence[Function], choices: Mapping[str, str]) -> dict[str, Any]:
+    """What became of ``choices`` in the net's contractions: how many have more than one candidate (``open``), how many
+    of them were ``measured``; those whose choice is not the cost model's (``tuned``), and those where no candidate has
+    the name that was chosen (``missing``)."""
+    table: dict[str, Any] = {"open": 0, "measured": 0, "tuned": [], "missing": []}
+    for f in functions:
+        if f.contraction is None or f.choice is None or len(f.choice.ranked) < 2:
+            continue
+        table["open"] += 1
+        if f.contraction.key not in choices:
+            continue
+        table["measured"] += 1
+        wanted, model = choices[f.contraction.key], f.choice.ranked[0][0]
+        if f.choice.name != wanted:
+            table["missing"].append({"kernel": f.name, "choice": wanted})
+        elif f.choice.tuned:
+            table["tuned"].append({"kernel": f.name, "choice": wanted, "model": model})
     return table

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os.path import basename
 from typing import Any
 
 from lossc.codegen.environment import render
 from lossc.codegen.kernelgen import Function, KernelWriter
-from lossc.codegen.kerneltable import kernel_table
+from lossc.codegen.kerneltable import kernel_table, tuning_table
 from lossc.codegen.names import Names, comment, identifier, literal, string
 from lossc.codegen.steporder import step_order
 from lossc.codegen.team import wants_team
@@ -49,9 +50,11 @@ class Place:
 
 
 def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", threads: int = 0,
-             timed: bool = False) -> Program:
+             timed: bool = False, choices: Mapping[str, str] | None = None) -> Program:
     """C for the graph's sections. ``dtype`` "f32" or "f64"; ``prefix`` of the C functions (default: the net's name);
-    ``threads``: the team's size where ``create`` is given 0 (0: all cores); ``timed``: take each kernel's time."""
+    ``threads``: the team's size where ``create`` is given 0 (0: all cores); ``timed``: take each kernel's time;
+    ``choices``: names of candidates that measurements prefer, by contractions' keys; the manifest's "tuning" then says
+    what became of them."""
     plan: MemoryPlan = graph.options["memory"]
     names = Names()
     param_index = {p.blob: k for k, p in enumerate(graph.params)}
@@ -70,7 +73,7 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
     prefix = identifier(prefix or graph.name).lower()
     weights = _weights_view(graph, plan, dtype)
     taken = frozenset(f"{prefix}_{verb}" for verb in INTERFACE) | INTERNAL | {w["function"] for w in weights}
-    writer = KernelWriter(graph, isa, dtype, address, taken)
+    writer = KernelWriter(graph, isa, dtype, address, taken, choices)
     functions: list[Function] = []
     schedule: dict[str, list[dict[str, Any]]] = {"init": [], "forward": [], "backward": [], "update": []}
     for index, node in enumerate(graph.nodes):
@@ -175,6 +178,8 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         "flops": {s: sum(n.kernel.flops for n in graph.section(s) if isinstance(n.kernel, (Gemm, Conv)))
                   for s in ("forward", "backward")},
     }  # fmt: skip
+    if choices is not None:
+        manifest["tuning"] = tuning_table(functions, choices)
     if timed:
         manifest["kernels"] = kernel_table(graph, functions, 4 if dtype == "f32" else 8)
     source = render("net.c.j2", view)

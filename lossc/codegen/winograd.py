@@ -89,7 +89,9 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     return shape.groups * (round_up(blocks.count, BALANCE) * per_task * penalty + once)
 
 
-def winograd_plan(shape: Window, isa: Isa, types: Types, among: Sequence[Filtering]) -> tuple[_Plan, Choice]:
+def winograd_plan(
+    shape: Window, isa: Isa, types: Types, among: Sequence[Filtering], prefer: str = ""
+) -> tuple[_Plan, Choice]:
     """The best filtering, register tile and block, and how it was chosen."""
 
     def plans() -> Iterator[_Plan]:
@@ -99,7 +101,7 @@ def winograd_plan(shape: Window, isa: Isa, types: Types, among: Sequence[Filteri
                 for mr, nv in tiles(isa, types, blocks.tiles):
                     yield _Plan(filtering, mr, nv, blocks)
 
-    return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"conv winograd {plan}")
+    return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"conv winograd {plan}", prefer)
 
 
 def plane(size: int, products: int, types: Types) -> int:
@@ -108,9 +110,11 @@ def plane(size: int, products: int, types: Types) -> int:
     return size + types.aligned(1) if crowded(products**2, size, types.size) else size
 
 
-def winograd_code(spec: Any, shape: Window, isa: Isa, types: Types, among: Sequence[Filtering]) -> Code:
+def winograd_code(
+    spec: Any, shape: Window, isa: Isa, types: Types, among: Sequence[Filtering], prefer: str = ""
+) -> Code:
     """The C function for a spec whose output is the window's target, with the best of the filterings."""
-    plan, choice = winograd_plan(shape, isa, types, among)
+    plan, choice = winograd_plan(shape, isa, types, among, prefer)
     filtering, blocks, lanes = plan.filtering, plan.blocks, types.lanes
     m, products = filtering.m, filtering.products
     nr = plan.nv * lanes

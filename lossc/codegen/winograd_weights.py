@@ -59,7 +59,9 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     return shape.groups * (blocks.count * (product + transform + SUMS_CYCLES * sums) + sums)
 
 
-def winograd_weights_plan(shape: Window, isa: Isa, types: Types, among: Sequence[Filtering]) -> tuple[_Plan, Choice]:
+def winograd_weights_plan(
+    shape: Window, isa: Isa, types: Types, among: Sequence[Filtering], prefer: str = ""
+) -> tuple[_Plan, Choice]:
     """The best filtering and register tile, and how it was chosen."""
 
     def plans() -> Iterator[_Plan]:
@@ -70,12 +72,14 @@ def winograd_weights_plan(shape: Window, isa: Isa, types: Types, among: Sequence
                 if types.lanes % mr == 0 or mr % types.lanes == 0:
                     yield _Plan(filtering, mr, nv, blocks)
 
-    return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"conv weights winograd {plan}")
+    return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"conv weights winograd {plan}", prefer)
 
 
-def winograd_weights_code(spec: Any, shape: Window, isa: Isa, types: Types, among: Sequence[Filtering]) -> Code:
+def winograd_weights_code(
+    spec: Any, shape: Window, isa: Isa, types: Types, among: Sequence[Filtering], prefer: str = ""
+) -> Code:
     """The C function that computes dw from x (the window's source) and dy (its target), with the best filtering."""
-    plan, choice = winograd_weights_plan(shape, isa, types, among)
+    plan, choice = winograd_weights_plan(shape, isa, types, among, prefer)
     filtering, blocks, lanes, mr = plan.filtering, plan.blocks, types.lanes, plan.mr
     products, count, taps = filtering.products, blocks.tiles, filtering.r**2
     nr, x_block = plan.nv * lanes, max(mr, lanes)

@@ -132,7 +132,7 @@ def _place(rows: list[list[_Spot]]) -> None:
     y = float(-_GAP_Y)
     for row in rows:
         tall = max(s.height for s in row)
-        y += max(_GAP_Y, *(s.head for s in row))
+        y += max(float(_GAP_Y), *(s.head for s in row))
         for s in row:
             s.y = y + (tall - s.height) / 2
         for s, x in zip(row, _apart(row, [0.0] * len(row)), strict=True):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import asdict, dataclass
 
 from lossc.build.cache import default_cache
 from lossc.build.compiler import find_compiler
 from lossc.build.library import compile_library
 from lossc.build.load import load_library
-from lossc.targets import Target
+from lossc.targets import Target, processor_name
 from lossc.targets.machine import host_machine
 
 #: 12 chains of FMAs keep two units busy at a latency of up to six cycles. STREAM's triad (McCalpin, 1995) over arrays
@@ -116,7 +115,7 @@ def measure_peaks(target: Target, threads: int) -> Peaks:
     CompilerError.
     """
     cache, compiler = default_cache(), find_compiler()
-    key = repr((1, _cpu(), target.triple, target.name, target.dtype, threads, compiler.identity, _SOURCE))
+    key = repr((1, processor_name(), target.triple, target.name, target.dtype, threads, compiler.identity, _SOURCE))
     dtype, real, width = ("f32", "float", 4) if target.dtype == "float32" else ("f64", "double", 8)
     define = f"#define REAL {real}\n#define VEC v{dtype}\n#define VEC_(name) v{dtype}_##name\n"
     define += f"#define LANES V{dtype.upper()}_LANES\n"
@@ -138,12 +137,3 @@ def measure_peaks(target: Target, threads: int) -> Peaks:
         peaks = Peaks(**{name: max(value, before[name]) for name, value in asdict(peaks).items()})
     cache.put("peaks", key, json.dumps(asdict(peaks)).encode())
     return peaks
-
-
-def _cpu() -> str:
-    """The processor's name: a cache folder may be shared by machines."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    except OSError:
-        return platform.processor()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lossc.build.tuning import choices
 from lossc.errors import ArgumentError, DataError, NumericError, UsageError, WeightsError
 from lossc.frontend.caffe_pb2 import NetParameter, SolverParameter
 from lossc.frontend.net import NetSource, read_net
@@ -24,6 +25,7 @@ from lossc.runtime.feed import Feed, Override
 from lossc.runtime.loss_weights import LossWeights
 from lossc.runtime.native import Native
 from lossc.runtime.weights import match_weights
+from lossc.targets import parse_target
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -68,6 +70,8 @@ class Net:
     ``check_labels``: labels out of range are errors; without the check such labels are read past the end of rows.
     ``check_finite``: each pass stops at the first number that is not finite, at the cost of time and memory.
     ``winograd``: the largest tile of Winograd's convolutions in float32: 2, 4 (3x3 alone; less exact), or 0 for none.
+    ``tuned``: True uses what ``lossc tune`` has measured for this processor, a path what that wrote to a file; without
+    it nothing of that is read.
 
     Raises LosscError's kinds: PrototxtError, GraphError, DataError, WeightsError, UsageError, CompilerError; passes
     raise DataError for labels, NumericError for numbers that are not finite.
@@ -92,6 +96,7 @@ class Net:
         check_labels: bool = True,
         check_finite: bool = False,
         winograd: int = 2,
+        tuned: bool | str | PathLike[str] = False,
     ) -> None:
         if not isinstance(file, NetSource):
             level = whole_number("level", level, -(2**31), 2**31 - 1)
@@ -114,7 +119,7 @@ class Net:
         self.request = Request(
             file, kept, target, dtype, solver, self._feed.shapes, loss_weights=dict(loss_weights or {}),
             layers=own_layers(layers), check_labels=check_labels, check_finite=check_finite,
-            winograd=winograd,
+            winograd=winograd, tuning=choices(tuned, parse_target(target, dtype=dtype)),
         )
         self.native = Native(build(self.request), threads or 0, seed)
         manifest = self.native.manifest

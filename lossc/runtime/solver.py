@@ -54,6 +54,7 @@ class Solver:
         check_labels: bool = True,
         check_finite: bool = False,
         winograd: int = 2,
+        tuned: bool | str | PathLike[str] = False,
     ) -> None:
         self.source = _read(source)
         param = self.param = self.source.param
@@ -67,7 +68,7 @@ class Solver:
             self.net = Net(
                 train, train.phase, None, keep, threads, target, dtype, seed, data=data, solver=param,
                 loss_weights=loss_weights, layers=layers, check_labels=check_labels, check_finite=check_finite,
-                winograd=winograd,
+                winograd=winograd, tuned=tuned,
             )  # fmt: skip
         tests = self.source.test_nets()
         if not isinstance(test_data, (Sequence, NoneType)) or isinstance(test_data, str):
@@ -79,7 +80,7 @@ class Solver:
             Net(
                 each, each.phase, None, "all" if param.debug_info else (), threads, target, dtype, seed, data=feed,
                 loss_weights=_known_weights(each, loss_weights or {}), layers=layers, check_labels=check_labels,
-                check_finite=check_finite, winograd=winograd,
+                check_finite=check_finite, winograd=winograd, tuned=tuned,
             )  # fmt: skip
             for each, feed in zip(tests, feeds, strict=True)
         ]

@@ -1,6 +1,6 @@
 """What generated code runs on: instruction sets, compiler flags, and what the machine at hand offers."""
 
-from lossc.targets.host import check_runnable, host_target, parse_target, runnable_targets
+from lossc.targets.host import check_runnable, host_target, parse_target, processor_name, runnable_targets
 from lossc.targets.isa import AVX2, AVX512, ISAS, NEON, SCALAR, Isa
 from lossc.targets.machine import Machine, host_machine
 from lossc.targets.target import Target
@@ -18,5 +18,6 @@ __all__ = [
     "host_machine",
     "host_target",
     "parse_target",
+    "processor_name",
     "runnable_targets",
 ]

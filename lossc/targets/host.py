@@ -56,6 +56,16 @@ def check_runnable(target: Target) -> None:
         raise UsageError(f"this machine cannot run code for {target.name}", fix=f'use "native", or one of: {names}')
 
 
+@lru_cache(maxsize=1)
+def processor_name() -> str:
+    """The processor's name: a cache folder may be shared by machines."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace", buffering=4096) as lines:
+            return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor()
+
+
 def _unknown(name: str) -> UsageError:
     from difflib import get_close_matches
 

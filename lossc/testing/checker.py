@@ -34,7 +34,9 @@ def checker_files(request: Request, compiler: Compiler | None = None) -> dict[st
     ``compiler`` the Makefile asks for ``cc`` and no threads. Raises as ``compile_net``, UsageError where the net has no
     gradient.
     """
-    request = replace(request, dtype="float64", solver=None, keep=(), check_labels=True, check_finite=False)
+    request = replace(
+        request, dtype="float64", tuning=None, solver=None, keep=(), check_labels=True, check_finite=False
+    )
     compiled = compile_net(request)
     program = compiled.program
     arrays = _arrays(compiled)
