@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from lossc.errors import InternalError
-from lossc.ir.blob import Access, Dim, Ref
+from lossc.ir.blob import Access, Dim, Ref, View
 from lossc.ir.expr import Gather, Load, check_truth, walk
 from lossc.ir.graph import SECTIONS, Graph
 from lossc.ir.kernels import Conv, Gemm, Map
@@ -13,9 +13,23 @@ from lossc.ir.sweep import reads_what_is_gone
 from lossc.ir.windows import once, overlap, pairs
 
 
-def verify(graph: Graph) -> None:
-    """Raises InternalError where a kernel reads what nobody wrote, leaves a blob's bounds, or breaks its own rules."""
-    known = {b.name for b in graph.blobs.values()}
+@dataclass
+class Known:
+    """Maps that were found right, and the windows that they were checked with: a pass changes few of either."""
+
+    views: dict[str, View] = field(default_factory=dict)
+    maps: dict[int, Map] = field(default_factory=dict)
+
+
+def verify(graph: Graph, known: Known | None = None) -> None:
+    """Raises InternalError where a kernel reads what nobody wrote, leaves a blob's bounds, or breaks its own rules.
+
+    ``known``: what the last call for this graph found right, which is not looked at again.
+    """
+    known = known or Known()
+    views = {b.name: b.view for b in graph.blobs.values() if b.view is not None}
+    if views != known.views:
+        known.views, known.maps = views, {}
     written = {graph.root(b.name) for b in graph.blobs.values() if b.persistent}
     last = 0
     for node in graph.nodes:
@@ -25,7 +39,7 @@ def verify(graph: Graph) -> None:
             raise InternalError(f"section {node.section} of {node.layer} stands behind a later one")
         last = rank
         for name in (*kernel.reads(), *kernel.writes()):
-            if name not in known:
+            if name not in graph.blobs:
                 raise InternalError(f"{node.layer}: unknown blob {name}")
         for name in kernel.reads():
             if graph.root(name) not in written:
@@ -34,7 +48,9 @@ def verify(graph: Graph) -> None:
         for operand in (*kernel.inputs(), *kernel.outputs()):
             _bounds(graph, operand, node.layer)
         if isinstance(kernel, Map):
-            _check_map(graph, kernel, node.layer)
+            if known.maps.get(id(kernel)) is not kernel:
+                _check_map(graph, kernel, node.layer)
+                known.maps[id(kernel)] = kernel
             continue
         if isinstance(kernel, Gemm):
             (m, k), (k2, n) = kernel.a.shape, kernel.b.shape
