@@ -212,7 +212,7 @@ def build(request: Request) -> Built:
     from lossc.build.library import compile_library
 
     program = compile_net(request).program
-    kernels = [(place.name, place.first, place.last) for place in program.functions]
+    kernels = list(dict.fromkeys((place.name, place.first, place.last) for place in program.functions))
     library = compile_library(
         program.source, target=target, extra_files={"net.h": program.header}, kernels=kernels, cache=cache
     )

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lossc.codegen.kernelgen import Function
+from lossc.codegen.sharing import Call
 from lossc.ir import Graph
 from lossc.ir.work import bytes_moved, flops
 
 
-def kernel_table(graph: Graph, functions: Sequence[Function], width: int) -> list[dict[str, Any]]:
+def kernel_table(graph: Graph, calls: Sequence[Call], width: int) -> list[dict[str, Any]]:
     """One entry for each node of the graph, in the order of the graph: ``width`` is the bytes of a real.
 
-    ``kind`` is the kernel's, for convolutions with its direction; ``algorithm`` is the cost model's choice with the
-    cycles it expects of one thread, ``second`` the runner-up; both are plain names where there was nothing to choose.
+    ``name`` is the kernel's own, ``function`` what computes it, which several may share. ``kind`` is the kernel's, for
+    convolutions with its direction; ``algorithm`` is the cost model's choice with the cycles it expects of one thread,
+    ``second`` the runner-up; both are plain names where there was nothing to choose.
     """
     table = []
-    for node, function in zip(graph.nodes, functions, strict=True):
-        kernel, choice = node.kernel, function.choice
+    for call in calls:
+        node, kernel, choice = call.node, call.node.kernel, call.function.choice
         direction = getattr(kernel, "direction", "")
         table.append(
             {
-                "name": function.name,
+                "name": call.name,
+                "function": call.function.name,
                 "layer": node.layer,
                 "section": node.section,
                 "kind": f"{kernel.kind} {direction}".strip(),
