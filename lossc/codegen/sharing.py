@@ -39,9 +39,11 @@ def write_kernels(graph: Graph, writer: KernelWriter, taken: frozenset[str]) -> 
     names = Names(taken)
     own = [names.fresh(f"{identifier(node.layer)}_{node.section}") for node in graph.nodes]
     alike: dict[Hashable, list[tuple[int, Draft]]] = {}
+    weights = {term.held for term in graph.losses}
     for k, node in enumerate(graph.nodes):
         draft = writer.draft(node, neutral=True)
-        alike.setdefault((node.section, _type(graph, node), draft.key), []).append((k, draft))
+        alone = not weights.isdisjoint(node.kernel.reads())  # `lossc explain` finds where a weight is read by its name
+        alike.setdefault((node.section, _type(graph, node), node.id if alone else draft.key), []).append((k, draft))
     functions: list[Function] = []
     calls: dict[int, Call] = {}
     for drafts in alike.values():
