@@ -209,13 +209,18 @@ def build(request: Request) -> Built:
         entry = json.loads(known)
         if library := cache.file(entry["library"]):
             return Built(library, entry["manifest"])
+    from concurrent.futures import ThreadPoolExecutor
+
     from lossc.build.library import compile_library
+    from lossc.build.load import prepare_net
 
     program = compile_net(request).program
     kernels = list(dict.fromkeys((place.name, place.first, place.last) for place in program.functions))
-    library = compile_library(
-        program.source, target=target, extra_files={"net.h": program.header}, kernels=kernels, cache=cache
-    )
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(prepare_net, program.manifest["prefix"])
+        library = compile_library(
+            program.source, target=target, extra_files={"net.h": program.header}, kernels=kernels, cache=cache
+        )
     entry = {"library": library.name, "manifest": program.manifest}
     cache.put("requests", key, json.dumps(entry).encode())
     return Built(library, json.loads(json.dumps(program.manifest)))
