@@ -18,5 +18,9 @@ def postorder(roots: Iterable[T], below: Callable[[T], Sequence[T]]) -> Iterator
             yield thing
         elif id(thing) not in seen:
             seen.add(id(thing))
+            needs = below(thing)
+            if not needs:
+                yield thing
+                continue
             stack.append((thing, True))
-            stack.extend((each, False) for each in reversed(below(thing)))
+            stack.extend([(each, False) for each in reversed(needs)])

@@ -216,13 +216,18 @@ def build(request: Request) -> Built:
         if library := cache.file(entry["library"]):
             _warn_of_tuning(entry["manifest"])
             return Built(library, entry["manifest"])
+    from concurrent.futures import ThreadPoolExecutor
+
     from lossc.build.library import compile_library
+    from lossc.build.load import prepare_net
 
     program = compile_net(request).program
-    kernels = [(place.name, place.first, place.last) for place in program.functions]
-    library = compile_library(
-        program.source, target=target, extra_files={"net.h": program.header}, kernels=kernels, cache=cache
-    )
+    kernels = list(dict.fromkeys((place.name, place.first, place.last) for place in program.functions))
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(prepare_net, program.manifest["prefix"])
+        library = compile_library(
+            program.source, target=target, extra_files={"net.h": program.header}, kernels=kernels, cache=cache
+        )
     entry = {"library": library.name, "manifest": program.manifest}
     cache.put("requests", key, json.dumps(entry).encode())
     return Built(library, json.loads(json.dumps(program.manifest)))

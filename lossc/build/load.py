@@ -9,6 +9,7 @@ neither ``cffi`` nor pycparser, only the small extension ``_cffi_backend``.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,6 +18,7 @@ from typing import Any
 
 from lossc.build.cache import default_cache
 from lossc.errors import CompilerError, InternalError
+from lossc.resources import runtime_dir
 
 
 def load_library(path: Path, cdef: str) -> tuple[Any, Any]:
@@ -54,6 +56,24 @@ def _short_waits() -> Iterator[None]:
         yield
     finally:
         del os.environ[name]
+
+
+@lru_cache(maxsize=16)
+def net_declarations(prefix: str) -> str:
+    """abi.h as cffi reads it, and the one function by which a net of this prefix hands out its table."""
+    path = runtime_dir() / "abi.h"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CompilerError(f"{path} cannot be read: {error.strerror}", fix="reinstall lossc") from error
+    text = re.sub(r"/\*.*?\*/", "", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE), flags=re.DOTALL)
+    return f"{text}\nconst lossc_abi *{prefix}_abi(void);\n"
+
+
+def prepare_net(prefix: str) -> None:
+    """Does what loading a net of this prefix needs beside its library: parsing declarations takes some tenths of a
+    second, in which a C compiler can run."""
+    _ffi(net_declarations(prefix))
 
 
 @lru_cache(maxsize=16)

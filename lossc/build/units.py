@@ -2,7 +2,7 @@
 
 The readable file stays the product; units exist for the time of a build. Each repeats what comes before the first
 kernel (headers, constants, the net's type) and holds some of the kernels, which lose their ``static`` and stay hidden
-in the library; the last unit holds the rest of the file. ``#line`` lets messages name the file that users know.
+in the library; the last unit holds the rest of the file too. ``#line`` lets messages name the file that users know.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ def split(source: str, kernels: Sequence[Kernel], jobs: int, file: str = "net.c"
     lines = source.splitlines(keepends=True)
     total = sum(last - first + 1 for _, first, last in kernels)
     count = min(2 * jobs, total // LEAST, len(kernels)) if jobs > 1 else 1
+    if count < 2 * jobs:
+        count = min(count, jobs)  # all at once: one more would keep a compiler busy while the others have none
     if count < 2:
         return (source,)
-    head = "".join(lines[: kernels[0][1] - 1])
+    head, after = "".join(lines[: kernels[0][1] - 1]), kernels[-1][2]
+    rest = f'#line {after + 1} "{file}"\n' + "".join(lines[after:])
     groups: list[list[str]] = [[] for _ in range(count)]
-    sizes = [0] * count
+    sizes = [0] * (count - 1) + [len(lines) - after]
     prototypes = []
     for name, first, last in sorted(kernels, key=lambda k: k[1] - k[2]):  # the longest first, each where least is
         text = "".join(lines[first - 1 : last])
@@ -44,6 +47,5 @@ def split(source: str, kernels: Sequence[Kernel], jobs: int, file: str = "net.c"
         sizes[at] += last - first + 1
         start = found.start()
         groups[at].append(f'#line {first} "{file}"\n{text[:start]}{text[start + len("static ") :]}\n')
-    after = kernels[-1][2]
-    rest = f'#line {after + 1} "{file}"\n' + "".join(lines[after:])
-    return (*(head + "".join(g) for g in groups), head + "".join(prototypes) + rest)
+    groups[-1] += [*prototypes, rest]
+    return tuple(head + "".join(group) for group in groups)

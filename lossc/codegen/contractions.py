@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lossc.codegen.contraction import Code, Isa
 from lossc.codegen.conv import ConvSpec, conv_code
@@ -22,6 +22,10 @@ class Contraction:
         no part of it, since they cost every candidate the same."""
         limit = f" winograd {self.winograd}" if isinstance(self.spec, ConvSpec) else ""
         return self.spec.key + limit
+
+    def named(self, name: str, comment: str) -> Contraction:
+        """With these in its spec."""
+        return replace(self, spec=replace(self.spec, name=name, comment=comment))
 
     def code(self, isa: Isa, dtype: str, prefer: str = "") -> Code:
         """The C, by the candidate called ``prefer`` where there is one, else by the cost model's choice. ``dtype``

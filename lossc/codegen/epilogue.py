@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lossc.codegen.cexpr import Style
 from lossc.codegen.names import Names, literal
 from lossc.errors import InternalError
@@ -11,9 +13,12 @@ from lossc.ir.kernels import epilogue_labels
 
 
 def epilogue_lines(
-    graph: Graph, kernel: Gemm | Conv, style: Style, taken: set[str]
+    graph: Graph, kernel: Gemm | Conv, style: Style, taken: set[str], label: Callable[[str], str] = str
 ) -> tuple[list[str], dict[str, str]]:
-    """(C statements from ``acc`` to ``out``, parameter name of each memory owner that they read)."""
+    """(C statements from ``acc`` to ``out``, parameter name of each memory owner that they read).
+
+    ``label``: what the parameter of a memory owner should be called.
+    """
     assert kernel.epilogue is not None
     labels = epilogue_labels(kernel.out)
     fast = _fast_axis(graph, kernel)
@@ -23,7 +28,8 @@ def epilogue_lines(
     done: dict[Expr, str] = {}
     for a in accesses(kernel.epilogue):
         root = graph.root(a.blob)
-        params.setdefault(root, names.of(root))
+        if root not in params:
+            params[root] = names.fresh(label(root))
     for e in walk(kernel.epilogue):
         if isinstance(e, Acc):
             done[e] = "acc"

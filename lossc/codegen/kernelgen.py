@@ -1,12 +1,12 @@
-"""One kernel as one C function: fills the specs of the templates from the IR."""
+"""A kernel as a C function: fills the specs of the templates from the IR."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from os.path import basename
-from typing import Literal
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
 
 from lossc.codegen.cexpr import Style
 from lossc.codegen.contraction import LOCALS, Choice, Epilogue
@@ -16,35 +16,54 @@ from lossc.codegen.conv import ConvSpec
 from lossc.codegen.environment import render
 from lossc.codegen.epilogue import epilogue_lines
 from lossc.codegen.gemm import GemmSpec
-from lossc.codegen.mapgen import Code, map_code
-from lossc.codegen.mapplan import plan_map
+from lossc.codegen.mapgen import Code, map_body, map_code
+from lossc.codegen.mapplan import Plan, plan_map
 from lossc.codegen.names import Names, comment, identifier, literal, string
 from lossc.codegen.pool import PoolSpec, pool_code
 from lossc.errors import InternalError
-from lossc.ir import CheckFinite, CheckLabel, Constant, Conv, Gemm, Graph, Map, Node, Pool, Random, Ref
+from lossc.ir import CheckFinite, CheckLabel, Constant, Conv, Gemm, Graph, Kernel, Map, Node, Pool, Random, Ref
 from lossc.ir.expr import accesses
-from lossc.ir.printer import show_kernel
 from lossc.targets import Isa
 
 #: Names that pools' templates use inside their functions, beside those of contractions.
 _LOCALS = "k images x w a b at in source target length runs count padded"
 _RESERVED = LOCALS | frozenset(_LOCALS.split())
+Spec = TypeVar("Spec", GemmSpec, ConvSpec, PoolSpec)
 #: How many numbers a task of a check looks at.
 _CHUNK = 4096
 
 
+#: Arguments that are the same in every call.
+_TEAM = {"net": "net", "shared": "net->shared", "local": "local"}
+
+
 @dataclass(frozen=True)
 class Function:
-    """A kernel's C function, and the pointer expressions that the schedule calls it with."""
+    """A C function, its static helpers in front of it; ``params`` are the names of its parameters."""
 
     name: str
     text: str
-    args: tuple[str, ...]
-    shared_scratch: int
-    thread_scratch: int
+    params: tuple[str, ...]
+    shared_scratch: int = 0
+    thread_scratch: int = 0
     can_fail: bool = False
     choice: Choice | None = None
     contraction: Contraction | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A kernel whose function has no name yet. Of drafts with equal keys, one's function computes the others' too.
+
+    ``pointers``: what the schedule passes, by the parameter's name. ``function`` takes a name and a heading.
+    """
+
+    key: Hashable
+    pointers: Mapping[str, str] = field(repr=False)
+    function: Callable[[str, str], Function] = field(repr=False)
+
+    def args(self, function: Function) -> tuple[str, ...]:
+        return tuple(_TEAM[p] if p in _TEAM else self.pointers[p] for p in function.params)
 
 
 class KernelWriter:
@@ -57,44 +76,39 @@ class KernelWriter:
         isa: Isa,
         dtype: str,
         address: Callable[[str, int], str],
-        taken: frozenset[str] = frozenset(),
         choices: Mapping[str, str] | None = None,
     ) -> None:
-        self.choices = choices or {}
         self.graph, self.isa, self.dtype, self.address = graph, isa, dtype, address
+        self.choices = choices or {}
         self.first_sums = first_sums(graph)
         self.style = Style(dtype)
-        self.functions = Names(taken)
+        self._plan = lru_cache(maxsize=None)(self._plan_map)
 
-    def write(self, node: Node) -> Function:
-        name = self.functions.fresh(_function_name(node))
-        heading = self._heading(node)
+    def draft(self, node: Node, neutral: bool = False) -> Draft:
+        """``neutral``: parameters are called by what the kernel does with them, not by the blobs of one layer."""
         kernel = node.kernel
+        label = self._neutral(kernel) if neutral else str
         if isinstance(kernel, Map):
-            return self._map(name, heading, kernel)
+            return self._map(kernel, label)
         if isinstance(kernel, Gemm):
-            return self._gemm(name, heading, kernel, node)
+            return self._gemm(kernel, node, label)
         if isinstance(kernel, Conv):
-            return self._conv(name, heading, kernel, node)
+            return self._conv(kernel, node, label)
         if isinstance(kernel, Pool):
-            return self._pool(name, heading, kernel)
+            return self._pool(kernel, label)
         if isinstance(kernel, Random):
-            return self._random(name, heading, kernel)
+            return self._random(node, kernel)
         if isinstance(kernel, CheckLabel):
-            return self._check_label(name, heading, kernel, node.layer)
+            return self._check_label(node, kernel)
         if isinstance(kernel, CheckFinite):
-            return self._check_finite(name, heading, kernel, node)
+            return self._check_finite(node, kernel)
         if isinstance(kernel, Constant):
-            return self._constant(name, heading, kernel)
+            return self._constant(node, kernel)
         raise InternalError(f"no template for {kernel.kind}")
 
-    def _heading(self, node: Node) -> str:
-        kind = self.graph.layer_types.get(node.layer)
-        line = self.graph.lines.get(node.layer)
-        where = f"    {basename(self.graph.file)}:{line}" if line else ""
-        what = f"{node.layer} {{ {kind} }}" if kind else node.layer
-        note = f" ({node.note})" if node.note else ""
-        return f"---- {what} {node.section}{note}{where}\n   {show_kernel(node.kernel)}"
+    def _neutral(self, kernel: Kernel) -> Callable[[str], str]:
+        written = {*kernel.writes(), *map(self.graph.root, kernel.writes())}
+        return lambda blob: "output" if blob in written else "input"
 
     # ---- operands
 
@@ -104,51 +118,61 @@ class KernelWriter:
         root, offset, strides = self.graph.resolve(ref.blob, ref.offset, pairs)
         return self.address(root, offset), strides
 
-    def _bind(self, operands: dict[str, Ref]) -> tuple[dict[str, str], dict[str, str], dict[str, tuple[int, ...]]]:
+    def _bind(
+        self, operands: dict[str, Ref], label: Callable[[str], str]
+    ) -> tuple[dict[str, str], dict[str, str], dict[str, tuple[int, ...]]]:
         """Unique parameter names, their pointers, and strides, for each operand by role."""
         names = Names(_RESERVED)
         params: dict[str, str] = {}
         pointers: dict[str, str] = {}
         strides: dict[str, tuple[int, ...]] = {}
         for role, ref in operands.items():
-            params[role] = names.fresh(ref.blob)
+            params[role] = names.fresh(label(ref.blob))
             pointers[params[role]], strides[role] = self._operand(ref)
         return params, pointers, strides
 
-    def _function(
-        self, name: str, code: ContractionCode | Code, pointers: dict[str, str], can_fail: bool = False
-    ) -> Function:
-        args = [pointers[_declared(p)] for p in code.params if _declared(p) not in ("shared", "local")]
-        args += ["net->shared"] if code.shared_scratch else []
-        args += ["local"] if code.thread_scratch else []
-        choice = code.choice if isinstance(code, ContractionCode) else None
-        return Function(name, code.text, tuple(args), code.shared_scratch, code.thread_scratch, can_fail, choice)
+    def _draft(self, spec: Spec, pointers: dict[str, str], write: Callable[[Spec], ContractionCode | Code]) -> Draft:
+        """Of a kernel whose spec says everything about its function."""
+        return Draft(
+            spec, pointers, lambda name, heading: _function(name, write(replace(spec, name=name, comment=heading)))
+        )
 
     # ---- kernels
 
-    def _map(self, name: str, heading: str, kernel: Map) -> Function:
-        plan = plan_map(self.graph, kernel, self.isa.lanes(self.dtype), 4 if self.dtype == "f32" else 8)
+    def _map(self, kernel: Map, label: Callable[[str], str]) -> Draft:
+        plan = self._plan(kernel)
         names = Names(frozenset({"shared", "local", "t", "row", "end", "begin", "stop"}))
         params: dict[str, str] = {}
         for s in plan.stores:
             for a in (*accesses(s.value), s.access):
-                params.setdefault(a.blob, names.of(a.blob))
+                if a.blob not in params:
+                    params[a.blob] = names.fresh(label(a.blob))
         written = frozenset(s.access.blob for s in plan.stores)
-        code = map_code(
-            name, heading, plan, self.style, self.isa.lanes(self.dtype), params, identifier, written
-        )
-        return self._function(name, code, {p: self.address(blob, 0) for blob, p in params.items()})
+        named = identifier if label is str else params.__getitem__  # values are called by what they are read from
+        code = map_body(plan, self.style, self.isa.lanes(self.dtype), params, named, written)
+        pointers = {p: self.address(blob, 0) for blob, p in params.items()}
+        return Draft(repr(code), pointers, lambda name, heading: _function(name, map_code(name, heading, code)))
 
-    def _epilogue(self, kernel: Gemm | Conv, pointers: dict[str, str]) -> Epilogue | None:
+    def _plan_map(self, kernel: Map) -> Plan:
+        return plan_map(self.graph, kernel, self.isa.lanes(self.dtype), 4 if self.dtype == "f32" else 8)
+
+    def _epilogue(
+        self, kernel: Gemm | Conv, pointers: dict[str, str], label: Callable[[str], str]
+    ) -> Epilogue | None:
         if kernel.epilogue is None:
             return None
-        lines, params = epilogue_lines(self.graph, kernel, self.style, set(pointers))
+        lines, params = epilogue_lines(self.graph, kernel, self.style, set(pointers), label)
         pointers.update({p: self.address(blob, 0) for blob, p in params.items()})
         return Epilogue(tuple(lines), tuple(f"const {self.style.real} *restrict {p}" for p in params.values()))
 
-    def _contraction(self, name: str, contraction: Contraction, pointers: dict[str, str]) -> Function:
-        code = contraction.code(self.isa, self.dtype, self.choices.get(contraction.key, ""))
-        return replace(self._function(name, code, pointers), contraction=contraction)
+    def _contraction(self, contraction: Contraction, pointers: dict[str, str]) -> Draft:
+        prefer = self.choices.get(contraction.key, "")
+
+        def function(name: str, heading: str) -> Function:
+            named = contraction.named(name, heading)
+            return replace(_function(name, named.code(self.isa, self.dtype, prefer)), contraction=named)
+
+        return Draft(contraction, pointers, function)
 
     def _adds(self, kernel: Gemm | Conv, node: Node, pointers: dict[str, str]) -> bool | str:
         if node.id not in self.first_sums.values():
@@ -156,11 +180,11 @@ class KernelWriter:
         pointers["adds"] = "!net->renew"
         return "adds"
 
-    def _gemm(self, name: str, heading: str, kernel: Gemm, node: Node) -> Function:
-        params, pointers, strides = self._bind({"a": kernel.a, "b": kernel.b, "c": kernel.c})
+    def _gemm(self, kernel: Gemm, node: Node, label: Callable[[str], str]) -> Draft:
+        params, pointers, strides = self._bind({"a": kernel.a, "b": kernel.b, "c": kernel.c}, label)
         spec = GemmSpec(
-            name=name,
-            comment=comment(heading),
+            name="",
+            comment="",
             a=params["a"],
             b=params["b"],
             c=params["c"],
@@ -173,16 +197,16 @@ class KernelWriter:
             alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
             alpha_comment=comment(kernel.alpha.history),
             accumulate=self._adds(kernel, node, pointers),
-            epilogue=self._epilogue(kernel, pointers),
+            epilogue=self._epilogue(kernel, pointers, label),
         )
-        return self._contraction(name, Contraction(spec), pointers)
+        return self._contraction(Contraction(spec), pointers)
 
-    def _conv(self, name: str, heading: str, kernel: Conv, node: Node) -> Function:
-        params, pointers, strides = self._bind({"x": kernel.x, "w": kernel.w, "y": kernel.y})
+    def _conv(self, kernel: Conv, node: Node, label: Callable[[str], str]) -> Draft:
+        params, pointers, strides = self._bind({"x": kernel.x, "w": kernel.w, "y": kernel.y}, label)
         g = kernel.geometry
         spec = ConvSpec(
-            name=name,
-            comment=comment(heading),
+            name="",
+            comment="",
             x=params["x"],
             w=params["w"],
             y=params["y"],
@@ -202,9 +226,9 @@ class KernelWriter:
             alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
             alpha_comment=comment(kernel.alpha.history),
             accumulate=self._adds(kernel, node, pointers),
-            epilogue=self._epilogue(kernel, pointers),
+            epilogue=self._epilogue(kernel, pointers, label),
         )
-        return self._contraction(name, Contraction(spec, self.graph.options.get("winograd", 0)), pointers)
+        return self._contraction(Contraction(spec, self.graph.options.get("winograd", 0)), pointers)
 
     def _image_strides(self, ref: Ref, strides: tuple[int, ...]) -> tuple[int, int]:
         step = 1
@@ -215,11 +239,11 @@ class KernelWriter:
         image = strides[0] if ref.shape[0] > 1 else step * ref.shape[1]
         return image, strides[1] if ref.shape[1] > 1 else step
 
-    def _pool(self, name: str, heading: str, kernel: Pool) -> Function:
+    def _pool(self, kernel: Pool, label: Callable[[str], str]) -> Draft:
         operands = {"x": kernel.x, "y": kernel.y}
         if kernel.mask is not None:
             operands["mask"] = kernel.mask
-        params, pointers, strides = self._bind(operands)
+        params, pointers, strides = self._bind(operands, label)
         mask_kind: Literal["none", "index", "byte"] = "none"
         if kernel.mask is not None:
             mask_kind = "index" if self.graph.blobs[kernel.mask.blob].dtype == "real" else "byte"
@@ -227,8 +251,8 @@ class KernelWriter:
             pointers[params["mask"]] = f"(unsigned char *)({pointers[params['mask']]})"
         g = kernel.geometry
         spec = PoolSpec(
-            name=name,
-            comment=comment(heading),
+            name="",
+            comment="",
             direction=kernel.direction,  # type: ignore[arg-type]
             method=kernel.method,  # type: ignore[arg-type]
             n=kernel.x.shape[0],
@@ -247,34 +271,33 @@ class KernelWriter:
             alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
             accumulate=kernel.accumulate,
         )
-        text, decls = pool_code(spec, self.isa, self.dtype)
-        return self._function(name, Code(text, decls), pointers)
+        return self._draft(spec, pointers, lambda named: Code(*pool_code(named, self.isa, self.dtype)))
 
-    def _random(self, name: str, heading: str, kernel: Random) -> Function:
+    def _random(self, node: Node, kernel: Random) -> Draft:
         pointer, _ = self._operand(kernel.out)
         view = {
-            "name": name, "heading": heading, "real": self.style.real, "dtype": self.dtype,
+            "real": self.style.real, "dtype": self.dtype,
             "distribution": kernel.distribution, "count": kernel.out.size, "stream": kernel.stream,
             "a": literal(kernel.a, self.dtype), "b": literal(kernel.b, self.dtype),
         }  # fmt: skip
-        return Function(name, render("random.c.j2", view), ("net", pointer), 0, 0)
+        return self._alone(node, "random.c.j2", view, ("net", "out"), {"out": pointer})
 
-    def _check_label(self, name: str, heading: str, kernel: CheckLabel, layer: str) -> Function:
+    def _check_label(self, node: Node, kernel: CheckLabel) -> Draft:
         pointer, _ = self._operand(kernel.label)
         count = kernel.label.size
         tasks = -(-count // _CHUNK) if count > _CHUNK else 0
         view = {
-            "name": name, "heading": heading, "real": self.style.real, "v": f"v{self.dtype}", "m": f"m{self.dtype}",
+            "real": self.style.real, "v": f"v{self.dtype}", "m": f"m{self.dtype}",
             "lanes": self.isa.lanes(self.dtype), "count": count, "chunk": _CHUNK, "tasks": tasks,
-            "last": kernel.classes - 1, "ignore": kernel.ignore, "layer_string": string(layer),
+            "last": kernel.classes - 1, "ignore": kernel.ignore, "layer_string": string(node.layer),
             "blob_string": string(self.graph.blobs[kernel.label.blob].label), "zero": literal(0, self.dtype),
             "one": literal(1, self.dtype), "top": literal(kernel.classes - 1, self.dtype),
             "ignored": literal(kernel.ignore or 0, self.dtype),
         }  # fmt: skip
-        shared = ("net->shared",) if tasks else ()
-        return Function(name, render("check_label.c.j2", view), ("net", pointer, *shared), tasks, 0, True)
+        params = ("net", "label", "shared") if tasks else ("net", "label")
+        return self._alone(node, "check_label.c.j2", view, params, {"label": pointer}, tasks, can_fail=True)
 
-    def _check_finite(self, name: str, heading: str, kernel: CheckFinite, node: Node) -> Function:
+    def _check_finite(self, node: Node, kernel: CheckFinite) -> Draft:
         pointer, strides = self._operand(kernel.values)
         shape, run = kernel.values.shape, 1
         outer = len(shape)
@@ -292,24 +315,43 @@ class KernelWriter:
             axes.append({"below": below, "extent": extent, "stride": stride})
             below *= extent
         view = {
-            "name": name, "heading": heading, "real": self.style.real, "run": run, "rows": rows, "step": step,
+            "real": self.style.real, "run": run, "rows": rows, "step": step,
             "tasks": -(-rows // step), "axes": axes, "largest": "FLT_MAX" if self.dtype == "f32" else "DBL_MAX",
             "absolute": "fabsf" if self.dtype == "f32" else "fabs", "layer_string": string(node.layer),
             "zero": literal(0, self.dtype), "what": string(kernel.what), "label": string(kernel.label),
             "section": string("backward" if kernel.what == "gradient" else node.section), "coordinates": coordinates,
         }  # fmt: skip
-        return Function(
-            name, render("check_finite.c.j2", view), ("net", pointer, "net->shared"), -(-rows // step), 0, True
+        params = ("net", "values", "shared")
+        return self._alone(
+            node, "check_finite.c.j2", view, params, {"values": pointer}, -(-rows // step), can_fail=True
         )
 
-    def _constant(self, name: str, heading: str, kernel: Constant) -> Function:
+    def _constant(self, node: Node, kernel: Constant) -> Draft:
         pointer, _ = self._operand(kernel.out)
         numbers = [literal(value, self.dtype) for value in kernel.array.reshape(-1).tolist()]
         view = {
-            "name": name, "heading": heading, "real": self.style.real, "count": len(numbers),
+            "real": self.style.real, "count": len(numbers),
             "rows": [numbers[k : k + 8] for k in range(0, len(numbers), 8)],
         }  # fmt: skip
-        return Function(name, render("constant.c.j2", view), (pointer,), 0, 0)
+        return self._alone(node, "constant.c.j2", view, ("out",), {"out": pointer})
+
+    def _alone(
+        self, node: Node, template: str, view: dict[str, Any], params: tuple[str, ...], pointers: dict[str, str],
+        shared: int = 0, can_fail: bool = False,
+    ) -> Draft:  # fmt: skip
+        """Of a kernel that is like no other: a stream of random numbers, or a message, is its own."""
+        def function(name: str, heading: str) -> Function:
+            return Function(name, render(template, view, name=name, heading=heading), params, shared, 0, can_fail)
+
+        return Draft(node.id, pointers, function)
+
+
+def _function(name: str, code: ContractionCode | Code) -> Function:
+    params = [p for p in map(_declared, code.params) if p not in _TEAM]
+    params += ["shared"] if code.shared_scratch else []
+    params += ["local"] if code.thread_scratch else []
+    choice = code.choice if isinstance(code, ContractionCode) else None
+    return Function(name, code.text, tuple(params), code.shared_scratch, code.thread_scratch, choice=choice)
 
 
 def first_sums(graph: Graph) -> dict[str, int]:
@@ -335,8 +377,3 @@ def _declared(declaration: str) -> str:
     match = re.search(r"(\w+)$", declaration)
     assert match
     return match.group(1)
-
-
-def _function_name(node: Node) -> str:
-    verb = {"forward": "forward", "backward": "backward", "init": "init", "update": "update"}[node.section]
-    return f"{identifier(node.layer)}_{verb}"

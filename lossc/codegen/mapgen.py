@@ -200,17 +200,24 @@ class MapWriter(LoopWriter):
             self._vector_loop(lines, self.v, begin, end, count, leaf)
 
 
-def map_code(
-    name: str,
-    heading: str,
+@dataclass(frozen=True)
+class Body:
+    """A map's function without a name: its statements, its parameters as C declarations, its reals of scratch."""
+
+    statements: list[str | Block]
+    params: tuple[str, ...]
+    scratch: int
+
+
+def map_body(
     plan: Plan,
     style: Style,
     lanes: int,
     params: dict[str, str],
     label: Callable[[str], str],
     written: frozenset[str],
-) -> Code:
-    """The function of one map. ``params``: memory owner -> parameter name, in order of appearance."""
+) -> Body:
+    """What one map computes. ``params``: memory owner -> parameter name, in order of appearance."""
     writer = MapWriter(plan, style, lanes, params.__getitem__, label, frozenset(params.values()))
     body, scratch = writer.write()
     decls = [
@@ -218,5 +225,10 @@ def map_code(
     ]
     if scratch:
         decls.append(f"{style.real} *restrict shared")
-    text = render("map.c.j2", {"name": name, "heading": heading, "params": decls, "body": body})
-    return Code(text, tuple(decls), scratch, 0)
+    return Body(body, tuple(decls), scratch)
+
+
+def map_code(name: str, heading: str, body: Body) -> Code:
+    """The function of one map."""
+    view = {"name": name, "heading": heading, "params": body.params, "body": body.statements}
+    return Code(render("map.c.j2", view), body.params, body.scratch, 0)

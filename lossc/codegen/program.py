@@ -8,9 +8,10 @@ from os.path import basename
 from typing import Any
 
 from lossc.codegen.environment import render
-from lossc.codegen.kernelgen import Function, KernelWriter
+from lossc.codegen.kernelgen import KernelWriter
 from lossc.codegen.kerneltable import kernel_table, tuning_table
 from lossc.codegen.names import Names, comment, identifier, literal, string
+from lossc.codegen.sharing import Call, write_kernels
 from lossc.codegen.steporder import step_order
 from lossc.codegen.team import wants_team
 from lossc.ir import Conv, Gemm, Graph, Ref
@@ -41,7 +42,10 @@ class Program:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the C of a kernel stands: the graph's node, the function that the schedule calls, its lines in net.c."""
+    """Where the C of a kernel stands: the graph's node, the function that the schedule calls, its lines in net.c.
+
+    Kernels that share a function have the same place.
+    """
 
     node: int
     name: str
@@ -73,15 +77,15 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
     prefix = identifier(prefix or graph.name).lower()
     weights = _weights_view(graph, plan, dtype)
     taken = frozenset(f"{prefix}_{verb}" for verb in INTERFACE) | INTERNAL | {w["function"] for w in weights}
-    writer = KernelWriter(graph, isa, dtype, address, taken, choices)
-    functions: list[Function] = []
+    writer = KernelWriter(graph, isa, dtype, address, choices)
+    functions, calls = write_kernels(graph, writer, taken)
     schedule: dict[str, list[dict[str, Any]]] = {"init": [], "forward": [], "backward": [], "update": []}
-    for index, node in enumerate(graph.nodes):
-        f = writer.write(node)
-        functions.append(f)
-        schedule[node.section].append({"name": f.name, "args": f.args, "can_fail": f.can_fail, "index": index})
+    for index, call in enumerate(calls):
+        f = call.function
+        entry = {"name": f.name, "args": call.args, "can_fail": f.can_fail, "index": index, "comment": call.comment}
+        schedule[call.node.section].append(entry)
     if "solver" in graph.options:
-        written = {call["index"]: call for calls in schedule.values() for call in calls}
+        written = {entry["index"]: entry for entries in schedule.values() for entry in entries}
         position = {node.id: index for index, node in enumerate(graph.nodes)}
         schedule["step"] = [written[position[node.id]] for node in step_order(graph)]
     shared = max((f.shared_scratch for f in functions), default=0)
@@ -103,7 +107,7 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         ],
         "schedule": schedule,
         "team": _teams(graph),
-        "uses_local": {s: any("local" in c["args"] for c in calls) for s, calls in schedule.items()},
+        "uses_local": {s: any("local" in c["args"] for c in each) for s, each in schedule.items()},
         "size": plan.size,
         "param_size": plan.param_size,
         "param_offsets": [plan.param_offsets[p.blob] for p in graph.params],
@@ -112,7 +116,7 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         "shared": _round(shared),
         "local": _round(local),
         "threads": threads,
-        "timed": len(functions) + 1 if timed else 0,  # the last one: what lies between sections
+        "timed": len(calls) + 1 if timed else 0,  # the last one: what lies between sections
         "blobs": _header_blobs(graph, plan),
         "diff_range": _diff_range(graph, plan),
         "cleared": [{"offset": plan.offsets[p.blob + ".diff"], "size": graph.blobs[p.blob].size}
@@ -179,22 +183,25 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
                   for s in ("forward", "backward")},
     }  # fmt: skip
     if choices is not None:
-        manifest["tuning"] = tuning_table(functions, choices)
+        manifest["tuning"] = tuning_table(calls, choices)
     if timed:
-        manifest["kernels"] = kernel_table(graph, functions, 4 if dtype == "f32" else 8)
+        manifest["kernels"] = kernel_table(graph, calls, 4 if dtype == "f32" else 8)
     source = render("net.c.j2", view)
-    return Program(source, render("net.h.j2", view), manifest, _places(source, graph, functions))
+    return Program(source, render("net.h.j2", view), manifest, _places(source, calls))
 
 
-def _places(source: str, graph: Graph, functions: list[Function]) -> tuple[Place, ...]:
-    places, at, line = [], 0, 1
-    for node, f in zip(graph.nodes, functions, strict=True):
-        text = f.text.rstrip()
-        start = source.index(text, at)
-        line += source.count("\n", at, start)
-        places.append(Place(node.id, f.name, line, line + text.count("\n")))
-        at = start
-    return tuple(places)
+def _places(source: str, calls: list[Call]) -> tuple[Place, ...]:
+    found: dict[str, tuple[int, int]] = {}
+    at, line = 0, 1
+    for call in calls:
+        f = call.function
+        if f.name not in found:  # functions stand in the order of their first calls
+            text = f.text.rstrip()
+            start = source.index(text, at)
+            line += source.count("\n", at, start)
+            found[f.name] = (line, line + text.count("\n"))
+            at = start
+    return tuple(Place(call.node.id, call.function.name, *found[call.function.name]) for call in calls)
 
 
 def _teams(graph: Graph) -> dict[str, str]:

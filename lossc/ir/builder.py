@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class Builder:
         assert blob.view is not None
         window = Ref(blob.view.parent, blob.shape, blob.view.strides, blob.view.offset)
         users = [n for n in graph.nodes if any(graph.within(b, name) for b in (*n.kernel.reads(), *n.kernel.writes()))]
-        graph.blobs[name] = replace(blob, view=None)
+        graph.set_view(name, None)
         labels = "nchwabdefgijklmopqrstuvxyz"[: window.ndim]
         value = Const(Scalar(0.0)) if blob.role == "diff" else Load(window[labels])
         kernel = make_map([Store(Ref.whole(blob)[labels], value)])

@@ -97,6 +97,9 @@ class Graph:
         self._nodes: dict[int, Node] = {}
         self._order: list[int] = []
         self._next = 0
+        # Looked up far more often than changed: None where they must be worked out again.
+        self._families: dict[str, list[str]] | None = None
+        self._position: dict[int, int] | None = None
 
     # ---- blobs
 
@@ -104,6 +107,7 @@ class Graph:
         if blob.name in self.blobs:
             raise InternalError(f"blob {blob.name} exists already")
         self.blobs[blob.name] = blob
+        self._families = None
         self._graph.add_node(("blob", blob.name))
         return blob
 
@@ -115,12 +119,14 @@ class Graph:
             k += 1
         return f"{name}@{k}"
 
-    def set_view(self, name: str, view: View) -> None:
-        """Let a blob lie inside another one."""
+    def set_view(self, name: str, view: View | None) -> None:
+        """Let a blob lie inside another one, or own its memory."""
         self.blobs[name] = replace(self.blobs[name], view=view)
+        self._families = None
 
     def remove_blob(self, name: str) -> None:
         del self.blobs[name]
+        self._families = None
         self._graph.remove_node(("blob", name))
         self.observable.discard(name)
 
@@ -140,8 +146,11 @@ class Graph:
 
     def family(self, name: str) -> list[str]:
         """All blobs that share memory with this one."""
-        root = self.root(name)
-        return [b for b in self.blobs if self.root(b) == root]
+        if self._families is None:
+            self._families = {}
+            for blob in self.blobs:
+                self._families.setdefault(self.root(blob), []).append(blob)
+        return list(self._families[self.root(name)])
 
     def resolve(self, blob: str, offset: int, dims: Sequence[tuple[int, int]]) -> tuple[str, int, tuple[int, ...]]:
         """An access to a blob as one to the memory's owner: (root, offset, stride of each (extent, stride) pair).
@@ -174,6 +183,7 @@ class Graph:
         if section == "init" and before is None:  # a constant that a later section turns out to need
             at = next((k for k, i in enumerate(self._order) if self._nodes[i].section != "init"), at)
         self._order.insert(at, node.id)
+        self._position = None
         self._connect(node)
         return node
 
@@ -188,6 +198,7 @@ class Graph:
         ident = node if isinstance(node, int) else node.id
         del self._nodes[ident]
         self._order.remove(ident)
+        self._position = None
         self._graph.remove_node(("kernel", ident))
 
     def replace(self, node: Node, kernel: Kernel, note: str | None = None) -> Node:
@@ -203,6 +214,7 @@ class Graph:
         if sorted(order) != sorted(self._order):
             raise InternalError("an order must hold every kernel once")
         self._order = order
+        self._position = None
 
     @property
     def nodes(self) -> list[Node]:
@@ -219,16 +231,19 @@ class Graph:
         return self._nodes[ident]
 
     def position(self) -> dict[int, int]:
-        return {ident: k for k, ident in enumerate(self._order)}
+        """Where each kernel stands in program order."""
+        if self._position is None:
+            self._position = {ident: k for k, ident in enumerate(self._order)}
+        return self._position
 
     def writers(self, blob: str) -> list[Node]:
         """Kernels that write this very blob (not its views), in program order."""
         ids = {key[1] for key in self._graph.predecessors(("blob", blob))}
-        return [self._nodes[i] for i in sorted(ids, key=self._order.index)]
+        return [self._nodes[i] for i in sorted(ids, key=self.position().__getitem__)]
 
     def readers(self, blob: str) -> list[Node]:
         ids = {key[1] for key in self._graph.successors(("blob", blob))}
-        return [self._nodes[i] for i in sorted(ids, key=self._order.index)]
+        return [self._nodes[i] for i in sorted(ids, key=self.position().__getitem__)]
 
     def networkx(self) -> nx.MultiDiGraph:
         """A copy of the bipartite graph; blob nodes carry shape and role, kernel nodes kind, layer and section."""

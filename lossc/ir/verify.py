@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from lossc.errors import InternalError
-from lossc.ir.blob import Access, Dim, Ref
+from lossc.ir.blob import Access, Dim, Ref, View
 from lossc.ir.expr import Gather, Load, check_truth, walk
 from lossc.ir.graph import SECTIONS, Graph
-from lossc.ir.kernels import Conv, Gemm, Map
+from lossc.ir.kernels import Conv, Gemm, Kernel, Map
 from lossc.ir.sweep import reads_what_is_gone
 from lossc.ir.windows import once, overlap, pairs
 
 
-def verify(graph: Graph) -> None:
-    """Raises InternalError where a kernel reads what nobody wrote, leaves a blob's bounds, or breaks its own rules."""
-    known = {b.name for b in graph.blobs.values()}
+@dataclass
+class Known:
+    """Kernels that were found right, and the windows that they were checked with: a pass changes few of either."""
+
+    views: dict[str, View] = field(default_factory=dict)
+    kernels: dict[int, Kernel] = field(default_factory=dict)
+
+
+def verify(graph: Graph, known: Known | None = None) -> None:
+    """Raises InternalError where a kernel reads what nobody wrote, leaves a blob's bounds, or breaks its own rules.
+
+    ``known``: what the last call for this graph found right, which is not looked at again.
+    """
+    known = known or Known()
+    views = {b.name: b.view for b in graph.blobs.values() if b.view is not None}
+    if views != known.views:
+        known.views, known.kernels = views, {}
     written = {graph.root(b.name) for b in graph.blobs.values() if b.persistent}
     last = 0
     for node in graph.nodes:
@@ -25,27 +39,33 @@ def verify(graph: Graph) -> None:
             raise InternalError(f"section {node.section} of {node.layer} stands behind a later one")
         last = rank
         for name in (*kernel.reads(), *kernel.writes()):
-            if name not in known:
+            if name not in graph.blobs:
                 raise InternalError(f"{node.layer}: unknown blob {name}")
         for name in kernel.reads():
             if graph.root(name) not in written:
                 raise InternalError(f"{node.layer}: {name} is read before anything writes it")
         written.update(graph.root(name) for name in kernel.writes())
-        for operand in (*kernel.inputs(), *kernel.outputs()):
-            _bounds(graph, operand, node.layer)
-        if isinstance(kernel, Map):
-            _check_map(graph, kernel, node.layer)
-            continue
-        if isinstance(kernel, Gemm):
-            (m, k), (k2, n) = kernel.a.shape, kernel.b.shape
-            if k != k2 or kernel.c.shape != (m, n):
-                raise InternalError(f"{node.layer}: gemm of {(m, k)} and {(k2, n)} into {kernel.c.shape}")
-        elif isinstance(kernel, Conv):
-            _check_conv(kernel, node.layer)
-        for out in kernel.outputs():
-            for operand in kernel.inputs():
-                if isinstance(operand, Ref) and overlap(graph, out, operand):
-                    raise InternalError(f"{node.layer}: {kernel.kind} reads {operand.blob} where it writes {out.blob}")
+        if known.kernels.get(id(kernel)) is not kernel:
+            _check_kernel(graph, kernel, node.layer)
+            known.kernels[id(kernel)] = kernel
+
+
+def _check_kernel(graph: Graph, kernel: Kernel, layer: str) -> None:
+    for operand in (*kernel.inputs(), *kernel.outputs()):
+        _bounds(graph, operand, layer)
+    if isinstance(kernel, Map):
+        _check_map(graph, kernel, layer)
+        return
+    if isinstance(kernel, Gemm):
+        (m, k), (k2, n) = kernel.a.shape, kernel.b.shape
+        if k != k2 or kernel.c.shape != (m, n):
+            raise InternalError(f"{layer}: gemm of {(m, k)} and {(k2, n)} into {kernel.c.shape}")
+    elif isinstance(kernel, Conv):
+        _check_conv(kernel, layer)
+    for out in kernel.outputs():
+        for operand in kernel.inputs():
+            if isinstance(operand, Ref) and overlap(graph, out, operand):
+                raise InternalError(f"{layer}: {kernel.kind} reads {operand.blob} where it writes {out.blob}")
 
 
 def _bounds(graph: Graph, operand: Ref | Access, layer: str) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 from lossc.errors import InternalError, LosscError
 from lossc.ir import Graph
 from lossc.ir.printer import to_dot, to_text
-from lossc.ir.verify import verify
+from lossc.ir.verify import Known, verify
 
 
 class Pass(Protocol):
@@ -44,12 +44,13 @@ class PassManager:
 
     def run(self, graph: Graph, until: str | None = None) -> Graph:
         """Runs all passes, or those up to and with ``until``. Raises InternalError where a pass breaks the graph."""
+        known = Known()
         for number, p in enumerate(self.passes, 1):
             start = time.perf_counter()
             changed = p.run(graph)
             self.records.append(PassRecord(p.name, changed, 1e3 * (time.perf_counter() - start)))
             try:
-                verify(graph)
+                verify(graph, known)
             except LosscError as error:
                 raise InternalError(f"after {p.name}: {error.message}") from error
             if self.dump is not None:

@@ -92,7 +92,7 @@ def _adopt(graph: Graph, node: Node, name: str, view: View, what: str, why: str)
     old = graph.blobs[name]
     graph.set_view(name, view)
     if not all(_fits(graph, n, b) for b in graph.family(name) for n in (*graph.readers(b), *graph.writers(b))):
-        graph.blobs[name] = old
+        graph.set_view(name, old.view)
         return False
     graph.remove(node)
     graph.remark("elide-copies", node, f"copy elided: {what}", why)

@@ -148,8 +148,7 @@ class FoldAccumulate:
             return False
         if isinstance(number, Const) and number.scalar.is_plain(0.0):
             return False
-        later = graph.nodes[graph.position()[fill.id] + 1 :]
-        first = next((n for n in later if family & {*n.kernel.reads(), *n.kernel.writes()}), None)
+        first = next(iter(_touching(graph, family, after=fill)), None)
         target = _sole_addition(graph, first, family) if first is not None else None
         if first is None or target is None or target.blob != access.blob or first.section != fill.section:
             return False
@@ -173,12 +172,7 @@ class FoldAccumulate:
 
     def _fold(self, graph: Graph, fill: Node, name: str) -> bool:
         family = set(graph.family(name))
-        at = graph.position()
-        touching = [
-            n
-            for n in graph.nodes
-            if at[n.id] > at[fill.id] and family & {*n.kernel.reads(), *n.kernel.writes()}
-        ]
+        touching = _touching(graph, family, after=fill)
         done: list[tuple[Node, Ref | Access]] = []
         claimed = 0
         size = graph.blobs[name].size
@@ -197,6 +191,13 @@ class FoldAccumulate:
             graph.remark(self.name, fill, f"zeros of {name} not written: the first additions became stores", why)
             graph.remove(fill)
         return bool(done)
+
+
+def _touching(graph: Graph, family: set[str], after: Node) -> list[Node]:
+    """The kernels behind ``after`` that read or write one of the blobs, in program order."""
+    at = graph.position()
+    nodes = {n.id: n for name in family for n in (*graph.readers(name), *graph.writers(name))}
+    return [nodes[i] for i in sorted(nodes, key=at.__getitem__) if at[i] > at[after.id]]
 
 
 def _is_whole(graph: Graph, ref: Ref) -> bool:

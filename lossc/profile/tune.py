@@ -24,6 +24,7 @@ from lossc.codegen.contractions import Contraction
 from lossc.codegen.conv import ConvSpec
 from lossc.codegen.gemm import GemmSpec
 from lossc.codegen.kernelgen import KernelWriter
+from lossc.codegen.sharing import write_kernels
 from lossc.codegen.team import wants_team
 from lossc.errors import InternalError
 from lossc.ir import Graph
@@ -78,7 +79,7 @@ void lossc_tune_run(int which, int threads, int times, void *const *p, void *sha
 
 @dataclass(frozen=True)
 class Measured:
-    """A contraction: ``kernels``: the net's functions that compute it; ``seconds``: the least of each candidate by its
+    """A contraction: ``kernels``: the net's kernels that are it; ``seconds``: the least of each candidate by its
     name, the model's choice first; ``chosen``: the fastest where its gain is certain, else the model's choice."""
 
     key: str
@@ -140,23 +141,23 @@ def tune(
 
 def _jobs(graph: Graph, target: Target, dtype: str, candidates: int) -> list[_Job]:
     writer = KernelWriter(graph, target.isa, dtype, lambda root, offset: root)
+    _, calls = write_kernels(graph, writer, frozenset())
     sections = ("init", "forward", "backward", "update")
     teams = {section: wants_team(graph, graph.section(section)) for section in sections}
     jobs: dict[str, _Job] = {}
-    for node in graph.nodes:
-        function = writer.write(node)  # all of them, so that functions are named as in the net's C
+    for call in calls:
+        function, team = call.function, teams[call.node.section]
         if function.contraction is None or function.choice is None:
             continue
         key, ranked = function.contraction.key, function.choice.ranked[:candidates]
         if known := jobs.get(key):
-            kernels, team = (*known.kernels, function.name), known.team or teams[node.section]
-            jobs[key] = replace(known, kernels=kernels, team=team)
+            jobs[key] = replace(known, kernels=(*known.kernels, call.name), team=known.team or team)
         elif len(ranked) > 1:
             codes = {}
             for index, (name, _) in enumerate(ranked):
                 bare = replace(function.contraction, spec=_bare(function.contraction.spec, f"k{len(jobs)}_{index}"))
                 codes[name] = bare.code(target.isa, dtype, name)
-            jobs[key] = _Job(function.contraction, (function.name,), teams[node.section], codes)
+            jobs[key] = _Job(function.contraction, (call.name,), team, codes)
     return list(jobs.values())
 
 

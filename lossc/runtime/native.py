@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from lossc.build.load import load_library
-from lossc.errors import CompilerError
+from lossc.build.load import load_library, net_declarations
 from lossc.pipeline import Built
-from lossc.resources import runtime_dir
 
 #: What ``get`` and ``set`` of the C interface number so.
 _ITER, _CURRENT_STEP, _PASSES, _THREADS, _FAILED = range(5)
@@ -31,7 +28,7 @@ class Native:
         self.manifest = built.manifest
         self.dtype = np.dtype(np.float32 if built.manifest["dtype"] == "f32" else np.float64)
         prefix = built.manifest["prefix"]
-        self._ffi, lib = load_library(built.library, _declarations(prefix))
+        self._ffi, lib = load_library(built.library, net_declarations(prefix))
         self._abi = getattr(lib, f"{prefix}_abi")()
         size = sum(built.manifest["bytes"][part] for part in ("params", "arena"))
         # More than the machine has is promised by some systems, and the process killed when it uses it.
@@ -170,15 +167,3 @@ def _physical_memory() -> float:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):
         return math.inf
-
-
-@lru_cache(maxsize=16)
-def _declarations(prefix: str) -> str:
-    """abi.h as cffi reads it, and the one function by which a net of this prefix hands out its table."""
-    path = runtime_dir() / "abi.h"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CompilerError(f"{path} cannot be read: {error.strerror}", fix="reinstall lossc") from error
-    text = re.sub(r"/\*.*?\*/", "", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE), flags=re.DOTALL)
-    return f"{text}\nconst lossc_abi *{prefix}_abi(void);\n"

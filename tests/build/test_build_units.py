@@ -49,10 +49,21 @@ def test_one_job_has_one_unit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_units_link_to_one_library(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "LEAST", 1)
-    assert len(units.split(SOURCE, KERNELS, 2)) == 3
+    assert len(units.split(SOURCE, KERNELS, 2)) == 2
     path = compile_library(SOURCE, target=host_target(), kernels=KERNELS, jobs=2, cache=cache)
     _, lib = load_library(path, "int both(int x);")
     assert lib.both(5) == 25
+
+
+def test_units_start_all_at_once_or_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "".join(f"static void f{k}(void)\n{{\n}}\n" for k in range(12)) + "int rest;\n"
+    kernels = [(f"f{k}", 3 * k + 1, 3 * k + 3) for k in range(12)]
+    for least, count in ((36, 1), (12, 2), (9, 4), (1, 4)):  # lines of a unit, units that pay for two compilers
+        monkeypatch.setattr(units, "LEAST", least)
+        parts = units.split(source, kernels, 2)
+        assert len(parts) == count
+        assert sum(part.count("{\n}") for part in parts) == 12
+        assert parts[-1].endswith("int rest;\n")
 
 
 def test_errors_name_the_line_of_the_whole_file(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
