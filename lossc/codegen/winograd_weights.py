@@ -1,7 +1,9 @@
 """The gradient of a convolution's weights by Winograd's minimal filtering: dw = G^T (sum of (B^T x B) * (A dy A^T)) G.
 
-The sum runs over tiles, so that each element of a transformed tile is one matrix product of x's channels with dy's. All
-threads transform a block of tiles and meet, then share out the products, which add to sums that stay until the end.
+The sum runs over tiles, so that each element of a transformed tile is one matrix product of x's channels with dy's.
+Where the sums are small, the images are split into chunks with sums of their own, so that what a thread transforms
+stays in its caches. Else all threads transform a block of tiles and meet, then share out the products, which add to one
+sum. The number of chunks depends on the shape alone.
 """
 
 from __future__ import annotations
@@ -33,7 +35,12 @@ from lossc.codegen.winograd import plane, transform_cycles
 
 BLOCK_BYTES = 2 << 20  # of a block's transformed tiles, which all threads read in the last-level cache
 LEAST_TILES = 128  # of a block, for all of which its sums are read and written once
-SUMS_CYCLES = 0.25  # an element of the sums, read and written once a block
+CHUNKS = 16  # at the most
+LEAST_CHUNKS = 4  # tasks, below which all threads work on one block at a time
+CHUNKS_BYTES = 6 << 20  # of the sums of all chunks
+CHUNK_BYTES = 512 << 10  # of a block's transformed tiles where one thread alone uses them
+CHUNK_TILES = 32  # of such a block, for all of which its sums are read and written once
+SUMS_CYCLES = 0.25  # an element of sums that no core's cache holds, read and written once a block
 END_CHANNELS = 16  # of x, whose weights a task of the last step computes
 
 
@@ -43,9 +50,17 @@ class _Plan:
     mr: int  # channels of x
     nv: int
     blocks: Blocks
+    chunks: int  # 0: one block at a time
 
     def __str__(self) -> str:
-        return f"{self.filtering} {self.mr}x{self.nv} tiles {self.blocks.tiles}"
+        chunks = f" chunks {self.chunks}" if self.chunks else ""
+        return f"{self.filtering} {self.mr}x{self.nv} tiles {self.blocks.tiles}{chunks}"
+
+
+def _sums(shape: Window, types: Types, filtering: Filtering, mr: int, nv: int) -> int:
+    """Elements of the sums of one group."""
+    nr = nv * types.lanes
+    return filtering.products**2 * round_up(shape.ic, mr) * ceil(shape.oc / nr) * nr
 
 
 def _cost(shape: Window, types: Types, plan: _Plan) -> float:
@@ -54,9 +69,10 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     row_tiles, panels = ceil(shape.ic / plan.mr), ceil(shape.oc / (plan.nv * types.lanes))
     step = tile_cycles(plan.mr, plan.nv)
     product = square * row_tiles * panels * (blocks.tiles * step + 4 * plan.mr * plan.nv + 20)
-    sums = square * row_tiles * plan.mr * panels * plan.nv * types.lanes
+    sums = _sums(shape, types, plan.filtering, plan.mr, plan.nv)
+    far = 0.0 if plan.chunks else SUMS_CYCLES * sums
     transform = blocks.tiles * sum(transform_cycles(plan.filtering, c, types) for c in (shape.ic, shape.oc))
-    return shape.groups * (blocks.count * (product + transform + SUMS_CYCLES * sums) + sums)
+    return shape.groups * (blocks.count * (product + transform + far) + max(1, plan.chunks) * sums)
 
 
 def winograd_weights_plan(
@@ -67,10 +83,17 @@ def winograd_weights_plan(
     def plans() -> Iterator[_Plan]:
         for filtering in among:
             bytes_of_tile = filtering.products**2 * (shape.ic + shape.oc) * types.size
-            blocks = blocks_of(filtering.m, shape.n, shape.out_shape, max(LEAST_TILES, BLOCK_BYTES // bytes_of_tile))
+            most = max(LEAST_TILES, BLOCK_BYTES // bytes_of_tile), max(CHUNK_TILES, CHUNK_BYTES // bytes_of_tile)
+            large, small = (blocks_of(filtering.m, shape.n, shape.out_shape, count) for count in most)
             for mr, nv in tiles(isa, types, round_up(shape.ic, types.lanes)):
-                if types.lanes % mr == 0 or mr % types.lanes == 0:
-                    yield _Plan(filtering, mr, nv, blocks)
+                if types.lanes % mr and mr % types.lanes:
+                    continue
+                bytes_of_sums = _sums(shape, types, filtering, mr, nv) * types.size
+                chunks = min(CHUNKS, small.count, CHUNKS_BYTES // (shape.groups * bytes_of_sums))
+                if chunks * shape.groups < LEAST_CHUNKS:
+                    yield _Plan(filtering, mr, nv, large, 0)
+                else:
+                    yield _Plan(filtering, mr, nv, small, ceil(small.count / ceil(small.count / chunks)))
 
     return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"conv weights winograd {plan}", prefer)
 
@@ -92,12 +115,13 @@ def winograd_weights_code(
     dy = strip_of(blocks, 0, no_pad, shape.out_shape, shape.target_strides[1], shape.oc % lanes != 0)
     end = min(shape.ic, END_CHANNELS)
     lines_row = round_up(end * taps, lanes)
-    at, offsets = 0, {}
-    for name, plane_size in (("x", x_plane), ("dy", dy_plane), ("sums", sums_plane)):
-        offsets[name] = at
-        at += types.aligned(products**2 * plane_size)
-    offsets["lines"] = types.aligned(max(x.size, dy.size, end * taps) * lanes)
-    local = offsets["lines"] + types.aligned(lanes * lines_row)
+    x_size, dy_size, sums_size = (types.aligned(products**2 * size) for size in (x_plane, dy_plane, sums_plane))
+    strip_size = types.aligned(max(x.size, dy.size, end * taps) * lanes)
+    tiles_size = x_size + dy_size
+    strip_at = tiles_size if plan.chunks else 0
+    offsets = {"x": 0, "dy": x_size, "sums": tiles_size, "strip": strip_at, "lines": strip_at + strip_size}
+    local = strip_at + strip_size + types.aligned(lanes * lines_row)
+    shared = shape.groups * plan.chunks * sums_size if plan.chunks else tiles_size + shape.groups * sums_size
     micro = Micro(
         f"{spec.name}_tile", f"a: transformed {shape.source}, b: transformed {shape.target}.", mr, plan.nv, nr,
         1, x_block, nr, nr, add=True,
@@ -115,7 +139,7 @@ def winograd_weights_code(
         dy=dy,
         g={
             "comment": comment(spec.comment),
-            "signature": signature(spec.name, params, types, at, local),
+            "signature": signature(spec.name, params, types, shared, local),
             "at": offsets,
             "transpose": f"{spec.name}_transpose",
             "to_x": sandwich(
@@ -128,8 +152,14 @@ def winograd_weights_code(
             ),
             "to_weights": sandwich(
                 f"{spec.name}_weights", "G^T (sums of products) G: the taps of one channel",
-                transposed(filtering.weights), types, (products * sums_plane, sums_plane), (filtering.r * lanes, lanes),
+                transposed(filtering.weights), types,
+                (products * lanes, lanes) if plan.chunks else (products * sums_plane, sums_plane),
+                (filtering.r * lanes, lanes),
             ),
+            "tiles_in": "local" if plan.chunks else "shared",
+            "chunks": plan.chunks,
+            "chunk_blocks": ceil(blocks.count / plan.chunks) if plan.chunks else 0,
+            "sums_size": sums_size,
             "x": shape.source,
             "dy": shape.target,
             "groups": shape.groups,
@@ -158,7 +188,7 @@ def winograd_weights_code(
             "out_at": affine([("c", shape.w_row), ("j", 1)], head=spec.w),
         },
     )  # fmt: skip
-    return Code(text, tuple(params), at, local, choice)
+    return Code(text, tuple(params), shared, local, choice)
 
 
 def _image(head: str, group: str, channels: int, strides: tuple[int, int], lanes: int) -> str:
