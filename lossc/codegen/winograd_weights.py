@@ -35,7 +35,7 @@ from lossc.codegen.winograd import plane, transform_cycles
 
 BLOCK_BYTES = 2 << 20  # of a block's transformed tiles, which all threads read in the last-level cache
 LEAST_TILES = 128  # of a block, for all of which its sums are read and written once
-CHUNKS = 16  # at the most
+CHUNKS = 8  # at the most
 LEAST_CHUNKS = 4  # tasks, below which all threads work on one block at a time
 CHUNKS_BYTES = 6 << 20  # of the sums of all chunks
 CHUNK_BYTES = 512 << 10  # of a block's transformed tiles where one thread alone uses them
