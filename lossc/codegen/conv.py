@@ -1,7 +1,8 @@
 """C code of a convolution and its two gradients over any number of spatial axes.
 
 - Gather: an implicit matrix product with columns gathered per block (``conv_gather``). It serves the forward pass, and
-  the gradient of the data where the stride is 1: that is a convolution of dy with turned weights.
+  the gradient of the data where the stride is 1: that is a convolution of dy with turned weights. So it is for 1 x 1
+  kernels with a stride, whose results are spread out.
 - Scatter (``conv_scatter``): columns of the gradient are computed per block and added where they came from.
 - Weights (``conv_weights``): taps of x are broadcast from where they lie, vectors run over output channels.
 - Winograd (``winograd``, ``winograd_weights``): all three directions for 3 x 3 and 5 x 5 kernels of stride 1, where
@@ -15,10 +16,10 @@ from math import prod
 from typing import Literal
 
 from lossc.codegen.contraction import Code, Epilogue, Isa, rivals, types_of
-from lossc.codegen.conv_gather import gather_code
+from lossc.codegen.conv_gather import LONGEST_BLOCK, gather_code
 from lossc.codegen.conv_scatter import scatter_code
 from lossc.codegen.conv_weights import weights_code
-from lossc.codegen.conv_window import Window, window
+from lossc.codegen.conv_window import Window, spread_of, window
 from lossc.codegen.winograd import filterings, winograd_code, winograd_plan
 from lossc.codegen.winograd_weights import winograd_weights_code, winograd_weights_plan
 from lossc.errors import InternalError
@@ -100,6 +101,8 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
         code = weights_code(spec, shape, isa, types, prefer)
     elif spec.direction == "forward" or _gathers(shape):
         code = gather_code(spec, turned, isa, types, prefer)
+    elif spec.epilogue is None and _spreads(shape) and (found := spread_of(shape)):
+        code = gather_code(spec, found[0], isa, types, prefer, spread=found[1])
     else:
         code = scatter_code(spec, shape, isa, types, prefer)
     among = filterings(turned, winograd)
@@ -112,6 +115,11 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
             code = (winograd_weights_code if weights else winograd_code)(spec, turned, isa, types, among, prefer)
         code = replace(code, choice=choice)
     return code
+
+
+def _spreads(shape: Window) -> bool:
+    """Whether blocks of the gathered product are whole rows of dy, and worth their columns' copies."""
+    return shape.ic >= GATHER_CHANNELS and shape.out_shape[-1] <= LONGEST_BLOCK
 
 
 def _gathers(shape: Window) -> bool:

@@ -71,6 +71,24 @@ class Window:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Where the output's positions lie in its planes, all others of which are 0: `stride` apart on each axis."""
+
+    stride: tuple[int, int]
+    height: int
+    width: int
+
+
+def spread_of(shape: Window) -> tuple[Window, Spread] | None:
+    """The gradient of the data of a 1 x 1 convolution with a stride: pointwise products of dy, spread out."""
+    plain = len(shape.kernel) == 2 and shape.taps == 1 and set(shape.pad) == {0} and max(shape.stride) > 1
+    if not plain:
+        return None
+    dense = replace(shape.turned(), out_shape=shape.out_shape, stride=(1, 1), dilation=(1, 1))
+    return dense, Spread((shape.stride[0], shape.stride[1]), shape.in_shape[0], shape.in_shape[1])
+
+
 def window(spec: Any) -> Window:
     """A ConvSpec's shape. A 1 x 1 convolution has no axes worth keeping apart: its plane is one long row."""
     ic, oc, taps = spec.ci // spec.groups, spec.co // spec.groups, prod(spec.kernel)

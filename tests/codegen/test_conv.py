@@ -189,6 +189,8 @@ def real_specs() -> list[ConvSpec]:
         "deep": (2, 1, 150, 40, (7, 7), (3, 3), (1, 1), (1, 1), (1, 1)),
         "pointwise": (3, 1, 70, 33, (14, 14), (1, 1), (1, 1), (0, 0), (1, 1)),
         "shared": (8, 1, 130, 101, (7, 7), (1, 1), (1, 1), (0, 0), (1, 1)),
+        "spread": (3, 2, 40, 36, (15, 14), (1, 1), (2, 2), (0, 0), (1, 1)),
+        "spread3": (2, 1, 9, 30, (20, 33), (1, 1), (3, 1), (0, 0), (1, 1)),
         "strip": (2, 1, 8, 24, (30, 30), (1, 1), (1, 1), (0, 0), (1, 1)),
         "long": (1, 1, 5, 8, (31, 35), (1, 1), (1, 1), (0, 0), (1, 1)),
         "depthwise": (2, 12, 12, 12, (14, 14), (3, 3), (2, 2), (1, 1), (1, 1)),
@@ -205,6 +207,17 @@ def test_layers_of_known_nets(way, tmp_path):
     library = Library({s.name: conv_code(s, HERE[0], "f32") for s in specs}, HERE[0], "f32", tmp_path, optimise=["-O1"])
     for seed, spec in enumerate(specs):
         check(library, spec, "f32", seed, threads=(1, 2, 3))
+
+
+def test_gradients_of_strided_pointwise_convolutions(tmp_path):
+    specs = [spec for spec in real_specs() if spec.name.startswith("spread") and spec.direction == "bwd_data"]
+    specs += [replace(s, name=f"{s.name}_added", accumulate=True, alpha="0.5f") for s in specs]
+    specs += [replace(s, name=f"{s.name}_more", n=s.n + 5) for s in specs[:2]]
+    codes = {s.name: conv_code(s, HERE[0], "f32") for s in specs}
+    assert len(specs) == 6 and all(code.choice.name.startswith("conv gather") for code in codes.values())
+    library = Library(codes, HERE[0], "f32", tmp_path, optimise=["-O1"])
+    for seed, spec in enumerate(specs):
+        check(library, spec, "f32", seed)
 
 
 def test_few_large_blocks_are_shared_out_by_channels():
