@@ -110,6 +110,11 @@ def plane(size: int, products: int, types: Types) -> int:
     return size + types.aligned(1) if crowded(products**2, size, types.size) else size
 
 
+def image_at(head: str, group: str, channels: int, strides: tuple[int, int], lanes: int) -> str:
+    """C for the first of the channels of vector `cv` in image `n`, of `channels` a group."""
+    return affine([("n", strides[0]), (group, channels * strides[1]), ("cv", lanes * strides[1])], head=head)
+
+
 def winograd_code(
     spec: Any, shape: Window, isa: Isa, types: Types, among: Sequence[Filtering], prefer: str = ""
 ) -> Code:
@@ -152,7 +157,6 @@ def winograd_code(
         b=blocks,
         s=strip,
         g={
-            "name": spec.name,
             "comment": comment(spec.comment),
             "signature": signature(spec.name, params, types, shared, at),
             "at": offsets,
@@ -183,11 +187,7 @@ def winograd_code(
             "w_row": shape.w_row,
             "w_from": shape.weights_at(spec.w, group),
             "flip": shape.flipped,
-            "image": affine(
-                [("n", shape.source_strides[0]), (group, shape.ic * shape.source_strides[1]),
-                 ("cv", lanes * shape.source_strides[1])],
-                head=shape.source,
-            ),
+            "image": image_at(shape.source, group, shape.ic, shape.source_strides, lanes),
             "c": affine([(group, shape.oc), ("cv", lanes), ("co", 1)]),
             "out_at": affine([("n", shape.target_strides[0]), ("c", shape.target_strides[1])], head=shape.target),
         },

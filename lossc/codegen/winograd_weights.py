@@ -31,7 +31,7 @@ from lossc.codegen.conv_window import Window, affine
 from lossc.codegen.environment import render
 from lossc.codegen.filtering import Blocks, Filtering, blocks_of, sandwich, strip_of, transposed
 from lossc.codegen.names import comment
-from lossc.codegen.winograd import plane, transform_cycles
+from lossc.codegen.winograd import image_at, plane, transform_cycles
 
 BLOCK_BYTES = 2 << 20  # of a block's transformed tiles, which all threads read in the last-level cache
 LEAST_TILES = 128  # of a block, for all of which its sums are read and written once
@@ -179,8 +179,8 @@ def winograd_weights_code(
             "end": end,
             "ends": ceil(shape.ic / end),
             "lines_row": lines_row,
-            "x_image": _image(shape.source, group, shape.ic, shape.source_strides, lanes),
-            "dy_image": _image(shape.target, group, shape.oc, shape.target_strides, lanes),
+            "x_image": image_at(shape.source, group, shape.ic, shape.source_strides, lanes),
+            "dy_image": image_at(shape.target, group, shape.oc, shape.target_strides, lanes),
             "x_tile": _tile(x_block, lanes, count),
             "dy_tile": _tile(nr, lanes, count),
             "sums_at": f"(cv * {lanes} / {nr} * {rows} + ci) * {nr} + cv * {lanes} % {nr}",
@@ -189,11 +189,6 @@ def winograd_weights_code(
         },
     )  # fmt: skip
     return Code(text, tuple(params), shared, local, choice)
-
-
-def _image(head: str, group: str, channels: int, strides: tuple[int, int], lanes: int) -> str:
-    """C for the first of the vector's channels in image n."""
-    return affine([("n", strides[0]), (group, channels * strides[1]), ("cv", lanes * strides[1])], head=head)
 
 
 def _tile(block: int, lanes: int, count: int) -> str:

@@ -244,10 +244,13 @@ class Net:
         return self.loss
 
     def train_step(self) -> float:
-        """Both passes on cleared gradients and the update, of a net that has a solver; returns the total weighted loss.
+        """Both passes on cleared gradients and the update, of a solver's net; returns the total weighted loss.
 
-        Raises as ``forward``: then nothing was updated.
+        Raises as ``forward``: then nothing was updated; UsageError where the net was not compiled with a solver.
         """
+        if self.manifest["rate"] is None:
+            message = "the net has no update: it was not compiled with a solver"
+            raise UsageError(message, fix="take the net of lossc.get_solver(...)", file=self._source.file)
         self._feed.fill(self._tops)
         self.loss = self._checked(self.native.step())
         return self.loss

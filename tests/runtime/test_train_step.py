@@ -7,7 +7,7 @@ import pytest
 
 import lossc
 from lossc.codegen.steporder import step_order
-from lossc.errors import DataError
+from lossc.errors import DataError, UsageError
 from lossc.frontend.net import read_net_text
 from lossc.frontend.solver import read_solver
 from lossc.pipeline import Request, build_graph
@@ -74,6 +74,11 @@ def test_a_refused_batch_updates_nothing(folder):
     for name, a, b in zip(range(len(after)), before, after, strict=True):
         if name not in (2, 3, 4):  # BatchNorm's statistics
             np.testing.assert_array_equal(a, b)
+
+
+def test_a_net_without_a_solver_says_so():
+    with pytest.raises(UsageError, match="not compiled with a solver"):
+        lossc.Net(read_net_text(NET, "net.prototxt"), lossc.TRAIN).train_step()
 
 
 def graph_of(folder, more="", **options):
