@@ -57,6 +57,8 @@ class Request:
     each. ``winograd``: the largest tile of Winograd's convolutions, in float32 where they are faster: 2, which rounds
     as plain sums do; 4, which rounds some 25 times less exactly; 0: none. ``tuning``: names of the candidates that
     measurements prefer, by contractions' keys (``build.tuning.choices``); the cost model chooses for all others.
+    ``freeze``: parameters stay the same from pass to pass, what kernels make of them is made once and kept; the C
+    function ``params_changed`` tells of a change.
     """
 
     source: NetSource
@@ -75,8 +77,11 @@ class Request:
     timed: bool = False
     winograd: int = 2
     tuning: Mapping[str, str] | None = None
+    freeze: bool = False
 
     def __post_init__(self) -> None:
+        if self.freeze and self.solver is not None:
+            raise UsageError("a solver changes parameters, which freeze forbids", fix="leave out one of the two")
         if self.winograd not in (0, 2, 4):
             raise UsageError(f"winograd is {self.winograd}", fix="give 0 (none), 2 or 4, the largest tile of outputs")
 
@@ -97,7 +102,7 @@ class Request:
             (self.source.file, self.source.lines),
             _checksums(self.source.tables),
             (self.keep, self.prefix, self.threads, self.brought, self.check_labels, self.check_finite),
-            (self.timed, self.winograd),
+            (self.timed, self.winograd, self.freeze),
             sorted((name, [tuple(s) for s in shapes]) for name, shapes in self.data_shapes.items()),
             self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
             sorted(self.loss_weights.items(), key=lambda item: item[0]),
@@ -176,6 +181,7 @@ def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, t
     graph.options["check_labels"] = request.check_labels
     graph.options["brought"] = request.brought
     graph.options["winograd"] = request.winograd
+    graph.options["freeze"] = request.freeze
     manager = PassManager(passes)
     try:
         manager.run(graph, until)

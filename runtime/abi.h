@@ -26,6 +26,7 @@ typedef struct lossc_abi {
     void (*set)(lossc_net *net, int what, int64_t value);
     double (*call)(lossc_net *net, void *const *blobs); /* forward_backward on the caller's memory; NULL: net has its own */
     const double *(*seconds)(const lossc_net *net);    /* of each kernel in the last pass; NULL: not compiled to be timed */
+    void (*params_changed)(lossc_net *net);            /* the next pass takes them over; NULL: every pass does */
 } lossc_abi;
 
 #endif

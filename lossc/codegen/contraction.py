@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, Protocol, TypeVar
 
+from lossc.codegen.environment import render
 from lossc.codegen.names import comment
 
 T = TypeVar("T")
@@ -111,6 +112,20 @@ def _choice(name: str, cycles: float, ranked: tuple[tuple[str, float], ...]) -> 
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """The C function ``name`` that brings a frozen operand into the order in which a product reads it; every thread of
+    the team calls it. It takes the ``operand`` and ``packed``, ``size`` reals, which is a parameter of the product in
+    the operand's place.
+    """
+
+    name: str
+    text: str
+    operand: str
+    packed: str
+    size: int
+
+
+@dataclass(frozen=True)
 class Code:
     """One C function, with its static helpers in front of it.
 
@@ -125,6 +140,7 @@ class Code:
     shared_scratch: int
     thread_scratch: int
     choice: Choice | None = None
+    prepared: Prepared | None = None
 
 
 @dataclass(frozen=True)
@@ -249,6 +265,19 @@ def signature(name: str, params: Sequence[str], types: Types, shared: int, local
         else:
             line += ("" if line == head else " ") + text
     return "\n".join([*lines, line])
+
+
+def prepared(
+    spec: Any, types: Types, size: int, packing: str, k: Micro, g: dict[str, Any], *, packed: str = "packed",
+    transposes: bool = False,
+) -> Prepared:  # fmt: skip
+    """The function that packs the spec's frozen operand: ``packing`` is the template whose macro ``pack`` does so."""
+    name = f"{spec.name}_pack"
+    head = types.head(name, [f"const real *restrict {spec.frozen}", f"real *restrict {packed}"])
+    what = comment(f"{spec.frozen} in the order in which {spec.name} reads it")
+    own = {**g, "transpose": f"{name}_transpose", "transposes": transposes}
+    text = render("pack.c.j2", {}, t=types, k=k, g=own, head=head, what=what, packed=packed, packing=packing)
+    return Prepared(name, text, spec.frozen, packed, size)
 
 
 def parameters(spec: Any, types: Types, sources: Sequence[str], target: str) -> list[str]:

@@ -38,7 +38,7 @@ class ConvSpec:
     ``x_strides`` and ``y_strides`` are (image, channel) in elements; planes are contiguous and row-major. ``x``, ``w``,
     ``y`` are parameter names. ``alpha`` is a C literal or an expression read once, ``alpha_args`` the parameters that
     it needs. ``accumulate`` adds to what the output holds, always or where the
-    int parameter that it names is not 0.
+    int parameter that it names is not 0. ``frozen`` is ``w`` where that is the same in every call.
     """
 
     name: str
@@ -64,6 +64,7 @@ class ConvSpec:
     accumulate: bool | str = False
     epilogue: Epilogue | None = None
     alpha_args: tuple[str, ...] = ()
+    frozen: str = ""
 
     @property
     def key(self) -> str:
@@ -71,7 +72,7 @@ class ConvSpec:
         sizes = (self.in_shape, self.out_shape, self.kernel, self.stride, self.pad, self.dilation)
         shapes = zip(("in", "out", "kernel", "stride", "pad", "dilation"), sizes, strict=True)
         strides = f"x {self.x_strides[0]},{self.x_strides[1]} y {self.y_strides[0]},{self.y_strides[1]}"
-        add = " add" if self.accumulate else ""
+        add = (" add" if self.accumulate else "") + (" frozen" if self.frozen else "")
         return (
             f"conv {self.direction} n {self.n} groups {self.groups} ci {self.ci} co {self.co} "
             f"{' '.join(f'{name} {_times(each)}' for name, each in shapes)} {strides}{add}"

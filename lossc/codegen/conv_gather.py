@@ -24,6 +24,7 @@ from lossc.codegen.contraction import (
     crowded,
     finish,
     parameters,
+    prepared,
     round_up,
     signature,
     tile_cycles,
@@ -198,7 +199,7 @@ def gather_code(
     covered = columns - block.row_columns + round_up(block.row_columns, lanes)
 
     depth = shape.ic * taps
-    pack = shape.flipped or shape.n * shape.positions >= PACK_FROM or crowded(mr, depth, types.size)
+    pack = shape.frozen or shape.flipped or shape.n * shape.positions >= PACK_FROM or crowded(mr, depth, types.size)
     c0 = "c0" if blocked else "0"
     packed_tile = [(group, row_tiles * depth * mr), ("tile", depth * mr), (c0, taps * mr)]
     direct_tile = [(group, shape.w_group), ("row0", shape.w_row), (c0, taps)]
@@ -208,88 +209,85 @@ def gather_code(
     )  # fmt: skip
     col_size = types.aligned(block.chunk * taps * block.width + lanes)
     sums_size = types.aligned((part_tiles if blocked else 1) * mr * block.width + lanes)
-    shared = types.aligned(shape.groups * row_tiles * depth * mr) if pack else 0
+    packed = types.aligned(shape.groups * row_tiles * depth * mr) if pack else 0
+    shared = 0 if shape.frozen else packed
     local = col_size + sums_size + (types.aligned(strip_image * block.images) if strip else 0)
-    params = parameters(spec, types, (shape.source, spec.w), shape.target)
+    params = parameters(spec, types, (shape.source, "packed" if shape.frozen else spec.w), shape.target)
     tail = shape.ic % block.chunk != 0
-    text = render(
-        "conv_gather.c.j2",
-        {},
-        t=types,
-        k=micro,
-        f=view_f,
-        g={
-            "name": spec.name,
-            "comment": comment(spec.comment),
-            "signature": signature(spec.name, params, types, shared, local),
-            "w": spec.w,
-            "w_row": shape.w_row,
-            "w_from": shape.weights_at(spec.w, group),
-            "flip": shape.flipped,
-            "groups": shape.groups,
-            "ic": shape.ic,
-            "oc": shape.oc,
-            "kk": taps,
-            "kz": prod(shape.kernel[:-2]),
-            "kh": shape.kernel[-2],
-            "kw": shape.kernel[-1],
-            "outer": outer,
-            "inside": "".join(f"z{a} >= 0 && z{a} < {shape.in_shape[a]} && " for a in range(len(outer))),
-            "ih": in_height,
-            "iw": in_width,
-            "sw": stride_w,
-            "tiles": row_tiles,
-            "tile0": tile0,
-            "tile1": str(row_tiles) if tile0 == "0" else "tile1",
-            "tile_of_part": "tile" if tile0 == "0" else "(tile - tile0)",
-            "row_tail": shape.oc % mr != 0,
-            "blocked": blocked,
-            "chunk": block.chunk,
-            "chunk_end": f"c0 + {'channels' if tail else block.chunk}" if blocked else str(shape.ic),
-            "depth": (f"channels * {taps}" if tail else str(block.chunk * taps)) if blocked else str(depth),
-            "depth_tail": tail,
-            "pack": pack,
-            "a_tile": affine(packed_tile, head="packed") if pack else affine(direct_tile, head=spec.w),
-            "width": block.width,
-            "images": block.images,
-            "rows": block.rows,
-            "row_columns": block.row_columns,
-            "row_vectors": block.row_columns // lanes,
-            "row_rest": block.row_columns % lanes,
-            "next_block": not strip and taps == 1 and block.images * block.rows == 1 and block.row_columns < width,
-            "row_step": row_step,
-            "image_columns": block.rows * block.row_columns,
-            "spare": list(range(covered, block.width, lanes)),
-            "line_from": line_from,
-            "image": source,
-            "strip": strip,
-            "strip_rows": strip_rows,
-            "strip_width": strip_width,
-            "strip_image": f"q * {strip_image} + " if block.images > 1 else "",
-            "strip_at": col_size + sums_size,
-            "first_y": affine([(h0, stride_h)], -pad_h),
-            "first_x": affine([(w0, stride_w)], -pad_w),
-            "sums_at": col_size,
-            "sums": affine(
-                [("tile" if tile0 == "0" else "(tile - tile0)", mr * block.width if blocked else 0)], head="sums_of"
-            ),
-            "c_of_r": affine([(group, shape.oc), ("r", 1)]),
-            "fresh": "".join(f" + ({new} - {old}) * {by}" for new, old, by in fresh),
-            "out_at": affine(
-                [("n" if block.images > 1 else image, shape.target_strides[0]), ("c", shape.target_strides[1])],
-                head=shape.target,
-            ),
-            "spread": spread,
-            "accumulate": spec.accumulate,
-            "row": width,
-            "last_row": height,
-            "masked_store": masked,
-            "needs_m": view_f.mentions("m"),
-            "decode": lines,
-            "tasks": prod(part.count for part in parts),
-        },
-    )
-    return Code(text, tuple(params), shared, local, choice)
+    g = {
+        "name": spec.name,
+        "comment": comment(spec.comment),
+        "signature": signature(spec.name, params, types, shared, local),
+        "w": spec.w,
+        "w_row": shape.w_row,
+        "w_from": shape.weights_at(spec.w, group),
+        "flip": shape.flipped,
+        "groups": shape.groups,
+        "ic": shape.ic,
+        "oc": shape.oc,
+        "kk": taps,
+        "kz": prod(shape.kernel[:-2]),
+        "kh": shape.kernel[-2],
+        "kw": shape.kernel[-1],
+        "outer": outer,
+        "inside": "".join(f"z{a} >= 0 && z{a} < {shape.in_shape[a]} && " for a in range(len(outer))),
+        "ih": in_height,
+        "iw": in_width,
+        "sw": stride_w,
+        "tiles": row_tiles,
+        "tile0": tile0,
+        "tile1": str(row_tiles) if tile0 == "0" else "tile1",
+        "tile_of_part": "tile" if tile0 == "0" else "(tile - tile0)",
+        "row_tail": shape.oc % mr != 0,
+        "blocked": blocked,
+        "chunk": block.chunk,
+        "chunk_end": f"c0 + {'channels' if tail else block.chunk}" if blocked else str(shape.ic),
+        "depth": (f"channels * {taps}" if tail else str(block.chunk * taps)) if blocked else str(depth),
+        "depth_tail": tail,
+        "pack": pack,
+        "pack_here": pack and not shape.frozen,
+        "a_tile": affine(packed_tile, head="packed") if pack else affine(direct_tile, head=spec.w),
+        "width": block.width,
+        "images": block.images,
+        "rows": block.rows,
+        "row_columns": block.row_columns,
+        "row_vectors": block.row_columns // lanes,
+        "row_rest": block.row_columns % lanes,
+        "next_block": not strip and taps == 1 and block.images * block.rows == 1 and block.row_columns < width,
+        "row_step": row_step,
+        "image_columns": block.rows * block.row_columns,
+        "spare": list(range(covered, block.width, lanes)),
+        "line_from": line_from,
+        "image": source,
+        "strip": strip,
+        "strip_rows": strip_rows,
+        "strip_width": strip_width,
+        "strip_image": f"q * {strip_image} + " if block.images > 1 else "",
+        "strip_at": col_size + sums_size,
+        "first_y": affine([(h0, stride_h)], -pad_h),
+        "first_x": affine([(w0, stride_w)], -pad_w),
+        "sums_at": col_size,
+        "sums": affine(
+            [("tile" if tile0 == "0" else "(tile - tile0)", mr * block.width if blocked else 0)], head="sums_of"
+        ),
+        "c_of_r": affine([(group, shape.oc), ("r", 1)]),
+        "fresh": "".join(f" + ({new} - {old}) * {by}" for new, old, by in fresh),
+        "out_at": affine(
+            [("n" if block.images > 1 else image, shape.target_strides[0]), ("c", shape.target_strides[1])],
+            head=shape.target,
+        ),
+        "spread": spread,
+        "accumulate": spec.accumulate,
+        "row": width,
+        "last_row": height,
+        "masked_store": masked,
+        "needs_m": view_f.mentions("m"),
+        "decode": lines,
+        "tasks": prod(part.count for part in parts),
+    }
+    text = render("conv_gather.c.j2", {}, t=types, k=micro, f=view_f, g=g)
+    before = prepared(spec, types, packed, "lib/gather_packing.j2", micro, g) if shape.frozen else None
+    return Code(text, tuple(params), shared, local, choice, before)
 
 
 def _outer_axes(shape: Window, z: str) -> list[dict[str, str]]:

@@ -21,6 +21,7 @@ from lossc.codegen.contraction import (
     crowded,
     finish,
     parameters,
+    prepared,
     round_up,
     signature,
     tile_cycles,
@@ -160,8 +161,10 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str =
     sums_size = margin + types.aligned(batch_taps * block_width + lanes)
     row_size = types.aligned(shape.in_shape[-1]) if stride_w > 1 else 0
     local = planes_size + cols_size + sums_size + row_size
-    shared = types.aligned(shape.groups * blocks_of_channels * batches * row_tiles * shape.oc * mr) if pack else 0
-    params = parameters(spec, types, (shape.target, spec.w), shape.source)
+    packed = types.aligned(shape.groups * blocks_of_channels * batches * row_tiles * shape.oc * mr) if pack else 0
+    frozen = pack and shape.frozen
+    shared = 0 if frozen else packed
+    params = parameters(spec, types, (shape.target, "packed" if frozen else spec.w), shape.source)
     pack_parts = [
         *parts[1:],
         Part("group1", "group0", terms // kernel_w, block.batch),
@@ -177,69 +180,65 @@ def scatter_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str =
          (f"(tile / {mr})" if row_tiles > 1 else "0", 1)]
     )  # fmt: skip
     packed_tile = affine([(_bracket(tile_number), shape.oc * mr)], head="packed")
-    text = render(
-        "conv_scatter.c.j2",
-        {},
-        t=types,
-        k=micro,
-        f=view_f,
-        g={
-            "comment": comment(spec.comment),
-            "signature": signature(spec.name, params, types, shared, local),
-            "w": spec.w,
-            "target": shape.target,
-            "pack": pack,
-            "pack_lines": pack_lines,
-            "needs_j": view_f.mentions("j"),
-            "pack_tasks": prod(part.count for part in pack_parts),
-            "pack_from": affine(
-                [(pack_at["group"], shape.w_group), (pack_at["co"], shape.w_row), (pack_at["c0"], shape.taps),
-                 (pack_at["group0"], kernel_w), (pack_at["row"], 1)],
-                head=spec.w,
-            ),
-            "a_tile": packed_tile if pack
-            else affine([(group, shape.w_group), (c0, shape.taps), ("group0", kernel_w), ("row", 1)], head=spec.w),
-            "decode": lines,
-            "tasks": prod(part.count for part in parts),
-            "blocks": prod(part.count for part in block_parts),
-            "block_lines": block_lines,
-            "height": height,
-            "rows": block.rows,
-            "block_width": block_width,
-            "name": spec.name,
-            "mask": types.vec.replace("v", "m", 1),
-            "kw": kernel_w,
-            "batch": block.batch,
-            "taps_groups": terms // kernel_w,
-            "batch_tail": terms // kernel_w % block.batch != 0,
-            "phases": _phases(shape, line, block_width),
-            "oc": shape.oc,
-            "channels": block.channels,
-            "plane": plane,
-            "width": width,
-            "planes_size": planes_size,
-            "cols_at": planes_size,
-            "sums_at": planes_size + cols_size + margin,
-            "row_at": planes_size + cols_size + sums_size,
-            "from_dy": affine(
-                [(n, shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
-                 ("co", shape.target_strides[1]), (z, height * width), (h0, width)],
-                head=shape.target,
-            ),
-            "to_group": affine([*block_terms, *at_group]),
-            "row_step": shape.stride[-2] * strides[-1],
-            "stride_w": stride_w,
-            "line": line,
-            "pad_w": shape.pad[-1],
-            "in_width": shape.in_shape[-1],
-            "in_rows": prod(shape.in_shape[:-1]),
-            "line_at": affine(line_terms, head="planes"),
-            "fresh": f"{c1} - {c0}" if c1 != c0 else "0",
-            "c": affine([(group, shape.ic), (c0, 1), ("ci", 1)]),
-            "out_at": affine([(n, shape.source_strides[0]), ("c", shape.source_strides[1])], head=shape.source),
-        },
-    )  # fmt: skip
-    return Code(text, tuple(params), shared, local, choice)
+    g = {
+        "comment": comment(spec.comment),
+        "signature": signature(spec.name, params, types, shared, local),
+        "w": spec.w,
+        "target": shape.target,
+        "pack": pack,
+        "pack_here": pack and not frozen,
+        "pack_lines": pack_lines,
+        "needs_j": view_f.mentions("j"),
+        "pack_tasks": prod(part.count for part in pack_parts),
+        "pack_from": affine(
+            [(pack_at["group"], shape.w_group), (pack_at["co"], shape.w_row), (pack_at["c0"], shape.taps),
+             (pack_at["group0"], kernel_w), (pack_at["row"], 1)],
+            head=spec.w,
+        ),
+        "a_tile": packed_tile if pack
+        else affine([(group, shape.w_group), (c0, shape.taps), ("group0", kernel_w), ("row", 1)], head=spec.w),
+        "decode": lines,
+        "tasks": prod(part.count for part in parts),
+        "blocks": prod(part.count for part in block_parts),
+        "block_lines": block_lines,
+        "height": height,
+        "rows": block.rows,
+        "block_width": block_width,
+        "name": spec.name,
+        "mask": types.vec.replace("v", "m", 1),
+        "kw": kernel_w,
+        "batch": block.batch,
+        "taps_groups": terms // kernel_w,
+        "batch_tail": terms // kernel_w % block.batch != 0,
+        "phases": _phases(shape, line, block_width),
+        "oc": shape.oc,
+        "channels": block.channels,
+        "plane": plane,
+        "width": width,
+        "planes_size": planes_size,
+        "cols_at": planes_size,
+        "sums_at": planes_size + cols_size + margin,
+        "row_at": planes_size + cols_size + sums_size,
+        "from_dy": affine(
+            [(n, shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
+             ("co", shape.target_strides[1]), (z, height * width), (h0, width)],
+            head=shape.target,
+        ),
+        "to_group": affine([*block_terms, *at_group]),
+        "row_step": shape.stride[-2] * strides[-1],
+        "stride_w": stride_w,
+        "line": line,
+        "pad_w": shape.pad[-1],
+        "in_width": shape.in_shape[-1],
+        "in_rows": prod(shape.in_shape[:-1]),
+        "line_at": affine(line_terms, head="planes"),
+        "fresh": f"{c1} - {c0}" if c1 != c0 else "0",
+        "c": affine([(group, shape.ic), (c0, 1), ("ci", 1)]),
+        "out_at": affine([(n, shape.source_strides[0]), ("c", shape.source_strides[1])], head=shape.source),
+    }  # fmt: skip
+    text = render("conv_scatter.c.j2", {}, t=types, k=micro, f=view_f, g=g)
+    before = prepared(spec, types, packed, "lib/scatter_packing.j2", micro, g) if frozen else None
+    return Code(text, tuple(params), shared, local, choice, before)
 
 
 def _bracket(text: str) -> str:

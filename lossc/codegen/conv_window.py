@@ -33,6 +33,7 @@ class Window:
     w_row: int
     w_channel: int
     flipped: bool = False
+    frozen: bool = False  # the weights: what is made of them lasts
 
     @property
     def taps(self) -> int:
@@ -101,7 +102,7 @@ def window(spec: Any) -> Window:
     return Window(
         spec.n, spec.groups, ic, oc, lead + in_shape, lead + out_shape, lead + kernel, lead + stride,
         (0,) * len(lead) + pad, lead + dilation, spec.x, spec.y, tuple(spec.x_strides), tuple(spec.y_strides),
-        oc * ic * taps, ic * taps, taps,
+        oc * ic * taps, ic * taps, taps, frozen=spec.frozen == spec.w,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from lossc.codegen.contraction import (
     crowded,
     finish,
     parameters,
+    prepared,
     round_up,
     signature,
     tile_cycles,
@@ -52,7 +53,8 @@ class GemmSpec:
     """A product of fixed shape. Strides are in elements: a (m, k), b (k, n), c (m, n).
 
     ``alpha`` is a C literal or an expression that is read once; ``alpha_args`` are the parameters it needs.
-    ``accumulate`` adds to what C holds, always or where the int parameter that it names is not 0.
+    ``accumulate`` adds to what C holds, always or where the int parameter that it names is not 0. ``frozen``: the
+    operand, a or b, that is the same in every call.
     """
 
     name: str
@@ -71,13 +73,15 @@ class GemmSpec:
     accumulate: bool | str = False
     epilogue: Epilogue | None = None
     alpha_args: tuple[str, ...] = ()
+    frozen: str = ""
 
     @property
     def key(self) -> str:
         """All that candidates and their times depend on, as text: specs of one key have the same candidates."""
         operands = zip("abc", (self.a_strides, self.b_strides, self.c_strides), strict=True)
         strides = " ".join(f"{name} {row},{column}" for name, (row, column) in operands)
-        return f"gemm {self.m}x{self.n}x{self.k} {strides}{' add' if self.accumulate else ''}"
+        held = "".join(f" frozen {name}" for name in "ab" if getattr(self, name) == self.frozen)
+        return f"gemm {self.m}x{self.n}x{self.k} {strides}{' add' if self.accumulate else ''}{held}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class _Plan:
         return " ".join(filter(None, (f"{self.mr}x{self.nv}", *words)))
 
 
-def _plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
+def _plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan:
     """The product with this register tile: its blocks, what is packed, and the cycles this may take."""
     vectors = ceil(side.columns / types.lanes)
     most = PANEL_BYTES // (nv * types.lanes * types.size)
@@ -142,14 +146,14 @@ def _plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
     blocks = ceil(side.k / block_k)
     row_tiles, panels = ceil(side.rows / mr), ceil(vectors / nv)
     elements_a, elements_b = side.rows * side.k, side.k * side.columns
-    pack_b = side.b_column != 1 or row_tiles > 4
+    pack_b = side.b_column != 1 or row_tiles > 4 or side.b == frozen
     far = side.a_row != 1 or side.a_k * types.size >= PAGE
     unfriendly = crowded(mr, side.a_row, types.size) if side.a_k == 1 else far
-    pack_a = panels >= 4 and (unfriendly or (blocks > 1 and panels >= REUSE))
+    pack_a = panels >= 4 and (unfriendly or (blocks > 1 and panels >= REUSE)) or side.a == frozen
     cost = blocks * tiling_cost(side.rows, vectors, block_k, mr, nv)
-    if pack_b:
+    if pack_b and side.b != frozen:
         cost += elements_b * (PACK_CONTIGUOUS if side.b_column == 1 else PACK_STRIDED)
-    if pack_a:
+    if pack_a and side.a != frozen:
         cost += elements_a * (PACK_CONTIGUOUS if side.a_row == 1 else PACK_STRIDED)
     if not pack_a and side.a_k != 1 and elements_a * types.size > L2_BYTES:
         cost += elements_a * FAR_STEP
@@ -168,7 +172,7 @@ def _dot_plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
 
 
 def _best_plan(spec: GemmSpec, isa: Isa, types: Types, prefer: str) -> tuple[_Plan, Choice]:
-    plans = [_plan(side, types, *tile) for side in _sides(spec) for tile in tiles(isa, types, side.rows)]
+    plans = [_plan(side, types, *tile, spec.frozen) for side in _sides(spec) for tile in tiles(isa, types, side.rows)]
     if spec.a_strides[1] == 1 and spec.b_strides[0] == 1 and min(spec.m, spec.n) <= FEW:
         for side in _sides(spec):
             small = [(mr, nv) for mr, nv in tiles(isa, types, side.rows) if nv <= side.columns]
@@ -213,8 +217,12 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     if not blocked and block_panels == panels and side.rows * side.columns * types.size > LARGE_OUTPUT:
         group = max(1, min(panels, L2_BYTES // 4 // (side.k * nr * types.size)))
         group = ceil(panels / ceil(panels / group))
+    frozen = "packed_a" if plan.pack_a and side.a == spec.frozen else ""
+    if plan.pack_b and side.b == spec.frozen:
+        frozen, block_panels = "packed_b", panels
     a_packed = types.aligned(row_tiles * mr * side.k) if plan.pack_a else 0
     b_packed = block_panels * nr * side.k if plan.pack_b else 0
+    a_scratch, b_scratch = a_packed * (frozen != "packed_a"), b_packed * (frozen != "packed_b")
     masked = not plan.pack_b and not plan.dot and side.columns % nr != 0
     micro = Micro(
         name=f"{spec.name}_tile", what=f"a: {side.a}, b: {side.b}.", mr=mr, nv=plan.nv, nr=nr,
@@ -223,7 +231,8 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         b_column=side.b_column, depth=side.k,
     )  # fmt: skip
     sums = block_tiles * mr * nr if blocked else 0
-    transposes = side.crossed or (plan.pack_a and side.a_row != 1) or (plan.pack_b and side.b_column != 1)
+    turns = {"packed_a": plan.pack_a and side.a_row != 1, "packed_b": plan.pack_b and side.b_column != 1}
+    transposes = side.crossed or any(turn and packed != frozen for packed, turn in turns.items())
     p0 = 1 if blocked else 0  # the tile's operands begin at term p0
 
     i_stride, j_stride = spec.c_strides
@@ -238,67 +247,68 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         load=f"{types.vec}_load{kind}(o{stride}{arguments})",
         store=f"{types.vec}_store{kind}(o, %s{stride}{arguments})",
     )
-    params = parameters(spec, types, (spec.a, spec.b), spec.c)
-    text = render(
-        "gemm.c.j2",
-        {},
-        t=types,
-        k=micro,
-        f=view_f,
-        g={
-            "comment": comment(spec.comment),
-            "signature": signature(spec.name, params, types, a_packed + b_packed, sums),
-            "dot": plan.dot,
-            "turned_at": f"{types.vec}_load_n(turned + ({side.column_variable} - {column0}) * {mr} + "
-            f"({side.row_variable} - row0), m)",
-            "sum_at": f"{types.vec}_load{'_n' if plan.dot else ''}(%s + ({side.row_variable} - row0) * {nr} + "
-            f"({side.column_variable} - {column0}){', m' if plan.dot else ''})",
-            "a": side.a,
-            "b": side.b,
-            "k": side.k,
-            "rows": side.rows,
-            "columns": side.columns,
-            "blocked": blocked,
-            "block_k": plan.block_k,
-            "ahead": ceil(plan.block_k * nr * types.size / CACHE_LINE / block_tiles) if block_tiles >= FEW else 0,
-            "line": CACHE_LINE // types.size,
-            "row_tiles": row_tiles,
-            "row_blocks": row_blocks,
-            "block_tiles": block_tiles,
-            "panels": panels,
-            "group": group,
-            "grouped_panels": round_up(panels, group),
-            "c": spec.c,
-            "column_blocks": block_panels < panels and plan.pack_b,
-            "block_panels": block_panels,
-            "row_tail": side.rows % mr != 0,
-            "column_tail": side.columns % nr != 0,
-            "pack_a": plan.pack_a,
-            "pack_b": plan.pack_b,
-            "pack_rows": PACK_ROWS,
-            "fetch_c": not (plan.dot or side.crossed) and side.rows * side.columns * types.size > L2_BYTES,
-            "pack_chunks": ceil(side.k / PACK_ROWS),
-            "a_packed": a_packed,
-            "a_row": side.a_row,
-            "b_column": side.b_column,
-            "a_k": side.a_k,
-            "b_k": side.b_k,
-            "a_from": _terms((side.a, 1), ("row0", side.a_row), ("p", side.a_k)),
-            "b_from": _terms((side.b, 1), ("column", side.b_column), ("p", side.b_k)),
-            "a_from1": _terms((side.a, 1), ("row0", side.a_row), ("p1", side.a_k)),
-            "b_from1": _terms((side.b, 1), ("column", side.b_column), ("p1", side.b_k)),
-            "transpose": f"{spec.name}_transpose",
-            "transposes": transposes,
-            "a_tile": _packed_a(blocked, row_tiles, mr, side.k) if plan.pack_a
-            else _terms((side.a, 1), ("row0", side.a_row), ("p0", p0 * side.a_k)),
-            "b_tile": _terms(("packed_b", 1), ("panel", nr * side.k), ("p0", p0 * nr)) if plan.pack_b
-            else _terms((side.b, 1), (column0, side.b_column), ("p0", p0 * side.b_k)),
-            "c_at": _terms((spec.c, 1), ("i", i_stride), ("j", j_stride)),
-            "rv": side.row_variable,
-            "cv": side.column_variable,
-            "crossed": side.crossed,
-            "masked_store": masked_store,
-            "needs_m": view_f.mentions("m"),
-        },
-    )  # fmt: skip
-    return Code(text, tuple(params), a_packed + b_packed, sums, choice)
+    sources = [frozen if frozen and operand == spec.frozen else operand for operand in (spec.a, spec.b)]
+    params = parameters(spec, types, sources, spec.c)
+    g = {
+        "comment": comment(spec.comment),
+        "signature": signature(spec.name, params, types, a_scratch + b_scratch, sums),
+        "dot": plan.dot,
+        "turned_at": f"{types.vec}_load_n(turned + ({side.column_variable} - {column0}) * {mr} + "
+        f"({side.row_variable} - row0), m)",
+        "sum_at": f"{types.vec}_load{'_n' if plan.dot else ''}(%s + ({side.row_variable} - row0) * {nr} + "
+        f"({side.column_variable} - {column0}){', m' if plan.dot else ''})",
+        "a": side.a,
+        "b": side.b,
+        "k": side.k,
+        "rows": side.rows,
+        "columns": side.columns,
+        "blocked": blocked,
+        "block_k": plan.block_k,
+        "ahead": ceil(plan.block_k * nr * types.size / CACHE_LINE / block_tiles) if block_tiles >= FEW else 0,
+        "line": CACHE_LINE // types.size,
+        "row_tiles": row_tiles,
+        "row_blocks": row_blocks,
+        "block_tiles": block_tiles,
+        "panels": panels,
+        "group": group,
+        "grouped_panels": round_up(panels, group),
+        "c": spec.c,
+        "column_blocks": block_panels < panels and plan.pack_b,
+        "block_panels": block_panels,
+        "row_tail": side.rows % mr != 0,
+        "column_tail": side.columns % nr != 0,
+        "pack_a": plan.pack_a,
+        "pack_b": plan.pack_b,
+        "frozen": frozen,
+        "pack_rows": PACK_ROWS,
+        "fetch_c": not (plan.dot or side.crossed) and side.rows * side.columns * types.size > L2_BYTES,
+        "pack_chunks": ceil(side.k / PACK_ROWS),
+        "packed_b_at": a_scratch,
+        "a_row": side.a_row,
+        "b_column": side.b_column,
+        "a_k": side.a_k,
+        "b_k": side.b_k,
+        "a_from": _terms((side.a, 1), ("row0", side.a_row), ("p", side.a_k)),
+        "b_from": _terms((side.b, 1), ("column", side.b_column), ("p", side.b_k)),
+        "a_from1": _terms((side.a, 1), ("row0", side.a_row), ("p1", side.a_k)),
+        "b_from1": _terms((side.b, 1), ("column", side.b_column), ("p1", side.b_k)),
+        "transpose": f"{spec.name}_transpose",
+        "transposes": transposes,
+        "a_tile": _packed_a(blocked, row_tiles, mr, side.k) if plan.pack_a
+        else _terms((side.a, 1), ("row0", side.a_row), ("p0", p0 * side.a_k)),
+        "b_tile": _terms(("packed_b", 1), ("panel", nr * side.k), ("p0", p0 * nr)) if plan.pack_b
+        else _terms((side.b, 1), (column0, side.b_column), ("p0", p0 * side.b_k)),
+        "c_at": _terms((spec.c, 1), ("i", i_stride), ("j", j_stride)),
+        "rv": side.row_variable,
+        "cv": side.column_variable,
+        "crossed": side.crossed,
+        "masked_store": masked_store,
+        "needs_m": view_f.mentions("m"),
+    }  # fmt: skip
+    text = render("gemm.c.j2", {}, t=types, k=micro, f=view_f, g=g)
+    before = None
+    if frozen:
+        size = a_packed if frozen == "packed_a" else b_packed
+        packing = "lib/gemm_packing.j2"
+        before = prepared(spec, types, size, packing, micro, g, packed=frozen, transposes=turns[frozen])
+    return Code(text, tuple(params), a_scratch + b_scratch, sums, choice, before)

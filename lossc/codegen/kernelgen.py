@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from lossc.codegen.cexpr import Style
-from lossc.codegen.contraction import LOCALS, Choice, Epilogue
+from lossc.codegen.contraction import LOCALS, Choice, Epilogue, Prepared
 from lossc.codegen.contraction import Code as ContractionCode
 from lossc.codegen.contractions import Contraction
 from lossc.codegen.conv import ConvSpec
@@ -49,6 +49,7 @@ class Function:
     can_fail: bool = False
     choice: Choice | None = None
     contraction: Contraction | None = None
+    prepared: Prepared | None = None
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,12 @@ class Draft:
     pointers: Mapping[str, str] = field(repr=False)
     function: Callable[[str, str], Function] = field(repr=False)
 
-    def args(self, function: Function) -> tuple[str, ...]:
-        return tuple(_TEAM[p] if p in _TEAM else self.pointers[p] for p in function.params)
+    def args(self, function: Function, packed: str = "") -> tuple[str, ...]:
+        """``packed``: where the function finds what was made of its frozen operand, if it has one."""
+        own = {**self.pointers, **_TEAM}
+        if function.prepared:
+            own[function.prepared.packed] = packed
+        return tuple(own[p] for p in function.params)
 
 
 class KernelWriter:
@@ -81,6 +86,7 @@ class KernelWriter:
         self.graph, self.isa, self.dtype, self.address = graph, isa, dtype, address
         self.choices = choices or {}
         self.first_sums = first_sums(graph)
+        self.frozen = {p.blob for p in graph.params} if graph.options.get("freeze") else set()
         self.style = Style(dtype)
         self._plan = lru_cache(maxsize=None)(self._plan_map)
 
@@ -180,6 +186,11 @@ class KernelWriter:
         pointers["adds"] = "!net->renew"
         return "adds"
 
+    def _frozen(self, params: dict[str, str], **operands: Ref) -> str:
+        """The one operand that is a frozen parameter, if one is."""
+        held = [role for role, ref in operands.items() if self.graph.root(ref.blob) in self.frozen]
+        return params[held[0]] if len(held) == 1 else ""
+
     def _gemm(self, kernel: Gemm, node: Node, label: Callable[[str], str]) -> Draft:
         params, pointers, strides = self._bind({"a": kernel.a, "b": kernel.b, "c": kernel.c}, label)
         spec = GemmSpec(
@@ -198,6 +209,7 @@ class KernelWriter:
             alpha_comment=comment(kernel.alpha.history),
             accumulate=self._adds(kernel, node, pointers),
             epilogue=self._epilogue(kernel, pointers, label),
+            frozen=self._frozen(params, a=kernel.a, b=kernel.b),
         )
         return self._contraction(Contraction(spec), pointers)
 
@@ -227,6 +239,7 @@ class KernelWriter:
             alpha_comment=comment(kernel.alpha.history),
             accumulate=self._adds(kernel, node, pointers),
             epilogue=self._epilogue(kernel, pointers, label),
+            frozen=self._frozen(params, w=kernel.w) if kernel.direction != "bwd_weights" else "",
         )
         return self._contraction(Contraction(spec, self.graph.options.get("winograd", 0)), pointers)
 
@@ -350,8 +363,10 @@ def _function(name: str, code: ContractionCode | Code) -> Function:
     params = [p for p in map(_declared, code.params) if p not in _TEAM]
     params += ["shared"] if code.shared_scratch else []
     params += ["local"] if code.thread_scratch else []
-    choice = code.choice if isinstance(code, ContractionCode) else None
-    return Function(name, code.text, tuple(params), code.shared_scratch, code.thread_scratch, choice=choice)
+    function = Function(name, code.text, tuple(params), code.shared_scratch, code.thread_scratch)
+    if isinstance(code, ContractionCode):
+        return replace(function, choice=code.choice, prepared=code.prepared)
+    return function
 
 
 def first_sums(graph: Graph) -> dict[str, int]:

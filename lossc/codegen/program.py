@@ -8,10 +8,10 @@ from os.path import basename
 from typing import Any
 
 from lossc.codegen.environment import render
-from lossc.codegen.kernelgen import KernelWriter
+from lossc.codegen.kernelgen import Function, KernelWriter
 from lossc.codegen.kerneltable import kernel_table, tuning_table
 from lossc.codegen.names import Names, comment, identifier, literal, string
-from lossc.codegen.sharing import Call, write_kernels
+from lossc.codegen.sharing import Call, prepared_size, write_kernels
 from lossc.codegen.steporder import step_order
 from lossc.codegen.team import wants_team
 from lossc.ir import Conv, Gemm, Graph, Ref
@@ -22,10 +22,10 @@ FORMAT = 1
 #: Functions of net.c that no kernel's function may be named like: those with the net's prefix, and the others.
 INTERFACE = (
     "create", "destroy", "forward", "backward", "forward_backward", "clear_param_diffs", "renew_param_diffs", "update",
-    "step", "rate", "error", "param", "param_diff", "param_size", "abi", "loss_weight", "set_loss_weight", "set_iter",
+    "step", "params_changed", "rate", "error", "param", "param_diff", "param_size", "abi", "loss_weight", "set_loss_weight", "set_iter",
 )  # fmt: skip
 INTERNAL = frozenset((
-    "run_init", "run_forward", "run_backward", "run_update", "run_step", "learning_rate", "finish", "abi_memory",
+    "run_init", "run_forward", "run_backward", "run_update", "run_step", "run_prepare", "learning_rate", "finish", "abi_memory",
     "abi_param", "abi_share_param", "abi_seconds", "abi_get", "abi_set", "schedule_weights",
 ))  # fmt: skip
 
@@ -44,7 +44,8 @@ class Program:
 class Place:
     """Where the C of a kernel stands: the graph's node, the function that the schedule calls, its lines in net.c.
 
-    Kernels that share a function have the same place.
+    Kernels that share a function have the same place. What prepares a frozen operand has a place of its own, before
+    that of the kernel.
     """
 
     node: int
@@ -84,6 +85,10 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         f = call.function
         entry = {"name": f.name, "args": call.args, "can_fail": f.can_fail, "index": index, "comment": call.comment}
         schedule[call.node.section].append(entry)
+    prepare = [
+        {"name": call.function.prepared.name, "args": call.prepare, "comment": call.comment}
+        for call in calls if call.function.prepared
+    ]  # fmt: skip
     if "solver" in graph.options:
         written = {entry["index"]: entry for entries in schedule.values() for entry in entries}
         position = {node.id: index for index, node in enumerate(graph.nodes)}
@@ -100,7 +105,10 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         "isa": isa.name,
         "lanes": isa.lanes_f32,
         "real": "float" if dtype == "f32" else "double",
-        "functions": [f.text.rstrip() for f in functions],
+        "functions": [text for f in functions for _, text in _texts(f)],
+        "prepare": prepare,
+        "prepared": prepared_size(calls),
+        "frozen": bool(graph.options.get("freeze")),
         "offsets": [
             {"name": name, "offset": plan.offsets[root], "what": comment(f"{root} {list(graph.blobs[root].shape)}")}
             for root, name in used.items()
@@ -178,7 +186,7 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
         "history": [_history_view(graph, plan, b) for b in graph.options.get("history", [])],
         "rate": _view_of(graph, plan, "solver.rate") if solver else None,
         "gradient_norm": _view_of(graph, plan, norm) if (norm := graph.options.get("gradient_norm")) else None,
-        "bytes": _bytes(plan, shared, local, 4 if dtype == "f32" else 8),
+        "bytes": _bytes(plan, shared, local, prepared_size(calls), 4 if dtype == "f32" else 8),
         "flops": {s: sum(n.kernel.flops for n in graph.section(s) if isinstance(n.kernel, (Gemm, Conv)))
                   for s in ("forward", "backward")},
     }  # fmt: skip
@@ -192,16 +200,23 @@ def generate(graph: Graph, isa: Isa, dtype: str = "f32", *, prefix: str = "", th
 
 def _places(source: str, calls: list[Call]) -> tuple[Place, ...]:
     found: dict[str, tuple[int, int]] = {}
+    places: list[Place] = []
     at, line = 0, 1
     for call in calls:
-        f = call.function
-        if f.name not in found:  # functions stand in the order of their first calls
-            text = f.text.rstrip()
-            start = source.index(text, at)
-            line += source.count("\n", at, start)
-            found[f.name] = (line, line + text.count("\n"))
-            at = start
-    return tuple(Place(call.node.id, call.function.name, *found[call.function.name]) for call in calls)
+        for name, text in _texts(call.function):
+            if name not in found:  # functions stand in the order of their first calls
+                start = source.index(text, at)
+                line += source.count("\n", at, start)
+                found[name] = (line, line + text.count("\n"))
+                at = start
+            places.append(Place(call.node.id, name, *found[name]))
+    return tuple(places)
+
+
+def _texts(function: Function) -> list[tuple[str, str]]:
+    """(name, C) of the function, and before it of the one that prepares its frozen operand, if there is one."""
+    before = function.prepared
+    return [(f.name, f.text.strip()) for f in ((before, function) if before else (function,))]
 
 
 def _teams(graph: Graph) -> dict[str, str]:
@@ -216,13 +231,14 @@ def _round(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
 
 
-def _bytes(plan: MemoryPlan, shared: int, local: int, width: int) -> dict[str, int]:
+def _bytes(plan: MemoryPlan, shared: int, local: int, prepared: int, width: int) -> dict[str, int]:
     return {
         "params": plan.param_size * width,
         "arena": plan.size * width,
         "arena_lower_bound": plan.lower_bound * width,
         "scratch_shared": _round(shared) * width,
         "scratch_per_thread": _round(local) * width,
+        "prepared": prepared * width,
     }
 
 

@@ -13,6 +13,7 @@ from os.path import basename
 from lossc.codegen.kernelgen import Draft, Function, KernelWriter
 from lossc.codegen.names import Names, comment, identifier
 from lossc.ir import Graph, Node
+from lossc.ir.memory import aligned
 from lossc.ir.printer import show_kernel
 
 #: Columns of the comment that names the layers which share a function.
@@ -22,13 +23,14 @@ _WIDTH = 116
 @dataclass(frozen=True)
 class Call:
     """How the schedule runs one kernel. ``name`` is the kernel's own; ``comment`` tells it where others share the
-    function."""
+    function. ``prepare``: the arguments of the function that prepares its frozen operand, if it has one."""
 
     node: Node
     name: str
     function: Function
     args: tuple[str, ...]
     comment: str = ""
+    prepare: tuple[str, ...] = ()
 
 
 def write_kernels(graph: Graph, writer: KernelWriter, taken: frozenset[str]) -> tuple[list[Function], list[Call]]:
@@ -45,20 +47,34 @@ def write_kernels(graph: Graph, writer: KernelWriter, taken: frozenset[str]) -> 
         alone = not weights.isdisjoint(node.kernel.reads())  # `lossc explain` finds where a weight is read by its name
         alike.setdefault((node.section, _type(graph, node), node.id if alone else draft.key), []).append((k, draft))
     functions: list[Function] = []
-    calls: dict[int, Call] = {}
+    used: dict[int, tuple[Draft, Function]] = {}
     for drafts in alike.values():
         nodes = [graph.nodes[k] for k, _ in drafts]
         if len(drafts) == 1:
             k, node = drafts[0][0], nodes[0]
             draft = writer.draft(node)
             function = draft.function(own[k], _heading(graph, node))
-            calls[k] = Call(node, own[k], function, draft.args(function))
+            used[k] = draft, function
         else:
             function = _shared(graph, nodes, drafts[0][1], names)
-            for k, draft in drafts:
-                calls[k] = Call(graph.nodes[k], own[k], function, draft.args(function), comment(own[k]))
+            used |= {k: (draft, function) for k, draft in drafts}
         functions.append(function)
-    return functions, [calls[k] for k in range(len(graph.nodes))]
+    calls, at = [], 0
+    for k, node in enumerate(graph.nodes):
+        draft, function = used[k]
+        place = f"net->prepared + {at}"
+        told = comment(own[k]) if function.name != own[k] else ""
+        prepare: tuple[str, ...] = ()
+        if function.prepared:
+            prepare = (draft.pointers[function.prepared.operand], place)
+            at += aligned(function.prepared.size)
+        calls.append(Call(node, own[k], function, draft.args(function, place), told, prepare))
+    return functions, calls
+
+
+def prepared_size(calls: list[Call]) -> int:
+    """The reals that all frozen operands take in the order in which they are read."""
+    return sum(aligned(call.function.prepared.size) for call in calls if call.function.prepared)
 
 
 def _shared(graph: Graph, nodes: list[Node], draft: Draft, names: Names) -> Function:

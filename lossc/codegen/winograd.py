@@ -24,6 +24,7 @@ from lossc.codegen.contraction import (
     crowded,
     finish,
     parameters,
+    prepared,
     round_up,
     signature,
     tile_cycles,
@@ -82,7 +83,7 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     weights = square * panels * plan.nv * types.lanes * shape.ic * types.size
     reading = weights / STREAM_BYTES if weights > L2_BYTES else 0.0
     transform = blocks.tiles * sum(transform_cycles(plan.filtering, c, types) for c in (shape.ic, shape.oc))
-    once = weights / types.size * (10.0 / square + 0.5)
+    once = 0.0 if shape.frozen else weights / types.size * (10.0 / square + 0.5)
     resident = square * (shape.ic + shape.oc) * blocks.tiles * types.size
     penalty = 1.0 if resident <= L2_BYTES else 1.1 if resident <= 4 * L2_BYTES else 1.25
     per_task = max(compute, reading) + transform
@@ -145,51 +146,47 @@ def winograd_code(
     ):
         offsets[name] = at
         at += types.aligned(size)
-    shared = types.aligned(shape.groups * products**2 * panels * shape.ic * nr)
-    params = parameters(spec, types, (shape.source, spec.w), shape.target)
+    packed = types.aligned(shape.groups * products**2 * panels * shape.ic * nr)
+    shared = 0 if shape.frozen else packed
+    params = parameters(spec, types, (shape.source, "packed" if shape.frozen else spec.w), shape.target)
     group = "group" if shape.groups > 1 else "0"
-    text = render(
-        "conv_winograd.c.j2",
-        {},
-        t=types,
-        k=micro,
-        f=finish(spec, load=f"{types.vec}_load_n(o, m)", store=f"{types.vec}_store_n(o, %s, m)"),
-        b=blocks,
-        s=strip,
-        g={
-            "comment": comment(spec.comment),
-            "signature": signature(spec.name, params, types, shared, at),
-            "at": offsets,
-            "transpose": f"{spec.name}_transpose",
-            "to_input": sandwich(
-                f"{spec.name}_input", f"B^T {shape.source} B of a tile", filtering.input, types,
-                (strip.width * lanes, lanes), (products * turned_plane, turned_plane),
-            ),
-            "to_output": sandwich(
-                f"{spec.name}_output", f"A^T (sums of products) A: a tile of {shape.target}", filtering.output, types,
-                (products * sums_plane, sums_plane), (blocks.columns * m * lanes, lanes),
-            ),
-            "to_weights": [scalar_sum(row, [f"d{i}" for i in range(filtering.r)], types) for row in filtering.weights],
-            "taps": filtering.r,
-            "products": products,
-            "groups": shape.groups,
-            "ic": shape.ic,
-            "oc": shape.oc,
-            "turned_plane": turned_plane,
-            "sums_plane": sums_plane,
-            "ic_row": ic_row,
-            "oc_row": oc_row,
-            "ic_vectors": ceil(shape.ic / lanes),
-            "oc_vectors": ceil(shape.oc / lanes),
-            "panels": panels,
-            "lines_row": lines_row,
-            "w": spec.w,
-            "w_row": shape.w_row,
-            "w_from": shape.weights_at(spec.w, group),
-            "flip": shape.flipped,
-            "image": image_at(shape.source, group, shape.ic, shape.source_strides, lanes),
-            "c": affine([(group, shape.oc), ("cv", lanes), ("co", 1)]),
-            "out_at": affine([("n", shape.target_strides[0]), ("c", shape.target_strides[1])], head=shape.target),
-        },
-    )  # fmt: skip
-    return Code(text, tuple(params), shared, at, choice)
+    g = {
+        "comment": comment(spec.comment),
+        "signature": signature(spec.name, params, types, shared, at),
+        "at": offsets,
+        "transpose": f"{spec.name}_transpose",
+        "to_input": sandwich(
+            f"{spec.name}_input", f"B^T {shape.source} B of a tile", filtering.input, types,
+            (strip.width * lanes, lanes), (products * turned_plane, turned_plane),
+        ),
+        "to_output": sandwich(
+            f"{spec.name}_output", f"A^T (sums of products) A: a tile of {shape.target}", filtering.output, types,
+            (products * sums_plane, sums_plane), (blocks.columns * m * lanes, lanes),
+        ),
+        "to_weights": [scalar_sum(row, [f"d{i}" for i in range(filtering.r)], types) for row in filtering.weights],
+        "taps": filtering.r,
+        "products": products,
+        "groups": shape.groups,
+        "ic": shape.ic,
+        "oc": shape.oc,
+        "turned_plane": turned_plane,
+        "sums_plane": sums_plane,
+        "ic_row": ic_row,
+        "oc_row": oc_row,
+        "ic_vectors": ceil(shape.ic / lanes),
+        "oc_vectors": ceil(shape.oc / lanes),
+        "panels": panels,
+        "lines_row": lines_row,
+        "w": spec.w,
+        "w_row": shape.w_row,
+        "w_from": shape.weights_at(spec.w, group),
+        "pack_here": not shape.frozen,
+        "flip": shape.flipped,
+        "image": image_at(shape.source, group, shape.ic, shape.source_strides, lanes),
+        "c": affine([(group, shape.oc), ("cv", lanes), ("co", 1)]),
+        "out_at": affine([("n", shape.target_strides[0]), ("c", shape.target_strides[1])], head=shape.target),
+    }  # fmt: skip
+    view_f = finish(spec, load=f"{types.vec}_load_n(o, m)", store=f"{types.vec}_store_n(o, %s, m)")
+    text = render("conv_winograd.c.j2", {}, t=types, k=micro, f=view_f, b=blocks, s=strip, g=g)
+    before = prepared(spec, types, packed, "lib/winograd_packing.j2", micro, g) if shape.frozen else None
+    return Code(text, tuple(params), shared, at, choice, before)

@@ -67,6 +67,11 @@ class Native:
         """As clearing before the next backward pass, which then writes instead of adding; undefined until then."""
         self._abi.renew_param_diffs(self._net)
 
+    def params_changed(self) -> None:
+        """Parameters were changed, or may be: a net that was compiled to keep what it makes of them makes it anew."""
+        if self._abi.params_changed != self._ffi.NULL:
+            self._abi.params_changed(self._net)
+
     def update(self) -> None:
         self._abi.update(self._net)
 
@@ -103,7 +108,8 @@ class Native:
         return self.view({"offset": offset, "shape": (size,), "strides": (1,)})
 
     def param(self, index: int, shape: Sequence[int]) -> np.ndarray:
-        """The values of a parameter."""
+        """The values of a parameter; the caller may change them before the next pass."""
+        self.params_changed()
         return self._params[index].reshape(shape)
 
     def param_diff(self, index: int, shape: Sequence[int]) -> np.ndarray:
@@ -113,6 +119,7 @@ class Native:
     def share_param(self, index: int, values: np.ndarray) -> None:
         """From now on a parameter lives in ``values``: contiguous, of the same dtype and size."""
         self._abi.share_param(self._net, index, self._ffi.cast("void *", values.ctypes.data))
+        self.params_changed()
         self._params[index] = values.reshape(-1)
 
     def _own_param(self, index: int) -> np.ndarray:

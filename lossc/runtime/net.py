@@ -71,7 +71,9 @@ class Net:
     ``check_finite``: each pass stops at the first number that is not finite, at the cost of time and memory.
     ``winograd``: the largest tile of Winograd's convolutions in float32: 2, 4 (3x3 alone; less exact), or 0 for none.
     ``tuned``: True uses what ``lossc tune`` has measured for this processor, a path what that wrote to a file; without
-    it nothing of that is read.
+    it nothing of that is read. ``freeze``: passes keep what they make of the parameters, such as packed and transformed
+    weights, which is faster for small batches and takes memory. Whoever reads ``params[...][k].data`` may change what
+    it holds until the next pass; later changes through the same array go unnoticed until it is read again.
 
     Raises LosscError's kinds: PrototxtError, GraphError, DataError, WeightsError, UsageError, CompilerError; passes
     raise DataError for labels, NumericError for numbers that are not finite.
@@ -97,6 +99,7 @@ class Net:
         check_finite: bool = False,
         winograd: int = 2,
         tuned: bool | str | PathLike[str] = False,
+        freeze: bool = False,
     ) -> None:
         if not isinstance(file, NetSource):
             level = whole_number("level", level, -(2**31), 2**31 - 1)
@@ -119,7 +122,7 @@ class Net:
         self.request = Request(
             file, kept, target, dtype, solver, self._feed.shapes, loss_weights=dict(loss_weights or {}),
             layers=own_layers(layers), check_labels=check_labels, check_finite=check_finite,
-            winograd=winograd, tuning=choices(tuned, parse_target(target, dtype=dtype)),
+            winograd=winograd, tuning=choices(tuned, parse_target(target, dtype=dtype)), freeze=bool(freeze),
         )
         self.native = Native(build(self.request), threads or 0, seed)
         manifest = self.native.manifest
