@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossc.cli.options import add, add_build, add_net, add_tuned, given_path
+from lossc.cli.options import add, add_build, add_freeze, add_net, add_tuned, given_path
 from lossc.cli.request import net_request
 from lossc.errors import OutputError
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help = "write check/ too: a C program that compares the net's gradients with differences, in double; `make` runs it"
     add(parser, "checker", action="store_true", help=help)
     add_build(parser)
+    add_freeze(parser)
     add_tuned(parser)
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lossc.cli.options import add, add_build, add_net, add_tuned
+from lossc.cli.options import add, add_build, add_freeze, add_net, add_tuned
 from lossc.cli.request import net_request
 from lossc.errors import LosscError, UsageError
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "keep", default="", metavar="A,B", help='blobs that stay readable besides outputs; "all" for every one')
     add(parser, "solver", metavar="FILE", help="with this solver's update")
     add_build(parser)
+    add_freeze(parser)
     add_tuned(parser)
 
 

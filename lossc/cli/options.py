@@ -85,11 +85,14 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     add(parser, "no-winograd", dest="winograd", action="store_const", const=0, help="the same as --winograd 0")
     help = "plain sums alone, in every convolution; today the same as --no-winograd"
     add(parser, "exact", dest="winograd", action="store_const", const=0, help=help)
-    help = "keep what passes make of the parameters: faster inference; tell the net when they change"
-    add(parser, "freeze", action="store_true", help=help)
     add(parser, "runtime-weight", action="append", default=[], metavar="LOSS[=VALUE]", help=weight)
     weight = "another loss_weight: a number, or a schedule such as step:0.3,gamma=0.1,stepsize=1000"
     add(parser, "loss-weight", action="append", default=[], metavar="LOSS=WEIGHT", help=weight)
+
+
+def add_freeze(parser: argparse.ArgumentParser) -> None:
+    help = "keep what passes make of the parameters, which is faster; PREFIX_params_changed tells of changes"
+    add(parser, "freeze", action="store_true", help=help)
 
 
 def add_tuned(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def net_request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]:
     """The request, and the solver whose update is part of it; a solver's net stands in where no net is given.
 
-    Verbs without ``--keep``, ``--name`` or ``--tuned`` keep what is kept anyhow, use the net's name, and no tuning.
+    Verbs without ``--keep``, ``--name``, ``--tuned`` or ``--freeze`` keep what is kept anyhow, use the net's name, no
+    tuning, and freeze nothing.
     Raises LosscError's kinds.
     """
     from lossc.build.tuning import choices
@@ -42,6 +43,6 @@ def net_request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]
         source, keep, args.target, args.dtype, param, Feed(source, args.data).shapes, getattr(args, "name", ""),
         args.threads or 0, loss_weights(args), own_layers(args.layer), check_labels=args.check_labels,
         check_finite=args.check_finite, winograd=args.winograd, tuning=tuning,
-        freeze=args.freeze,
+        freeze=getattr(args, "freeze", False),
     )  # fmt: skip
     return request, solver

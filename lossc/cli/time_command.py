@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from lossc.cli.log import Logger
-from lossc.cli.options import add, add_build, add_net, add_tuned, given_path, positive
+from lossc.cli.options import add, add_build, add_freeze, add_net, add_tuned, given_path, positive
 from lossc.cli.request import net_request
 from lossc.profile import PEERS
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "torch-python", type=given_path, default=sys.executable, metavar="PYTHON", help=text)
     add(parser, "json", action="store_true", help="print everything as JSON, and nothing else")
     add_build(parser)
+    add_freeze(parser)
     add_tuned(parser)
 
 

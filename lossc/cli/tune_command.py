@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lossc.cli.options import add, add_build, add_net, positive, tuning_file
+from lossc.cli.options import add, add_build, add_freeze, add_net, positive, tuning_file
 from lossc.cli.request import net_request
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=tuning_file, metavar="FILE.json", help=help)
     add(parser, "json", action="store_true", help="print everything as JSON, and nothing else")
     add_build(parser)
+    add_freeze(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,11 +22,12 @@ FORMAT = 1
 #: Functions of net.c that no kernel's function may be named like: those with the net's prefix, and the others.
 INTERFACE = (
     "create", "destroy", "forward", "backward", "forward_backward", "clear_param_diffs", "renew_param_diffs", "update",
-    "step", "params_changed", "rate", "error", "param", "param_diff", "param_size", "abi", "loss_weight", "set_loss_weight", "set_iter",
+    "step", "rate", "error", "param", "param_diff", "param_size", "abi", "loss_weight", "set_loss_weight", "set_iter",
+    "params_changed",
 )  # fmt: skip
 INTERNAL = frozenset((
-    "run_init", "run_forward", "run_backward", "run_update", "run_step", "run_prepare", "learning_rate", "finish", "abi_memory",
-    "abi_param", "abi_share_param", "abi_seconds", "abi_get", "abi_set", "schedule_weights",
+    "run_init", "run_forward", "run_backward", "run_update", "run_step", "run_prepare", "learning_rate", "finish",
+    "prepare", "abi_memory", "abi_param", "abi_share_param", "abi_seconds", "abi_get", "abi_set", "schedule_weights",
 ))  # fmt: skip
 
 

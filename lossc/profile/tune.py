@@ -48,9 +48,13 @@ _HEAD = """#include <stdint.h>
 
 """
 _END = """
-typedef void candidate({real} *const *p, {real} *shared, {real} *local);
+typedef void candidate({real} *const *p, {real} *packed, {real} *shared, {real} *local);
 static candidate *const candidates[] = {{
-    {names}
+    {run}
+}};
+typedef void preparation({real} *const *p, {real} *packed);
+static preparation *const preparations[] = {{
+    {prepare}
 }};
 
 __attribute__((visibility("default"))) int lossc_tune_threads(int threads)
@@ -59,7 +63,16 @@ __attribute__((visibility("default"))) int lossc_tune_threads(int threads)
 }}
 
 __attribute__((visibility("default")))
-void lossc_tune_run(int which, int threads, int times, {real} *const *p, {real} *shared, {real} *local,
+void lossc_tune_prepare(int which, {real} *const *p, {real} *packed)
+{{
+    if (preparations[which]) {{
+        LOSSC_PARALLEL(1)
+        preparations[which](p, packed);
+    }}
+}}
+
+__attribute__((visibility("default")))
+void lossc_tune_run(int which, int threads, int times, {real} *const *p, {real} *packed, {real} *shared, {real} *local,
                     int64_t stride)
 {{
     (void)threads;
@@ -67,13 +80,15 @@ void lossc_tune_run(int which, int threads, int times, {real} *const *p, {real} 
     {{
         {real} *const own = local + lossc_thread_id() * stride;
         for (int t = 0; t < times; t++) {{
-            candidates[which](p, shared, own);
+            candidates[which](p, packed, shared, own);
         }}
     }}
 }}
 """
 _CDEF = """int lossc_tune_threads(int threads);
-void lossc_tune_run(int which, int threads, int times, void *const *p, void *shared, void *local, int64_t stride);
+void lossc_tune_prepare(int which, void *const *p, void *packed);
+void lossc_tune_run(int which, int threads, int times, void *const *p, void *packed, void *shared, void *local,
+                    int64_t stride);
 """
 
 
@@ -171,19 +186,36 @@ def _library(jobs: Sequence[_Job], target: Target, dtype: str) -> tuple[Any, Any
     real = types_of(target.isa, dtype).real
     text, line = _HEAD, _HEAD.count("\n") + 1
     places: list[Kernel] = []
-    for code in (code for job in jobs for code in job.codes.values()):
-        name = f"run_{len(places)}"
-        arguments = [f"p[{k}]" for k in range(len(code.params))]
-        arguments += ["shared"] * bool(code.shared_scratch) + ["local"] * bool(code.thread_scratch)
-        part = (
-            f"{code.text.strip()}\n\nstatic void {name}({real} *const *p, {real} *shared, {real} *local)\n{{\n"
-            f"    (void)shared;\n    (void)local;\n    {_name(code)}({', '.join(arguments)});\n}}\n"
-        )
-        places.append((name, line, line + part.count("\n") - 1))
-        text += part
-        line += part.count("\n")
-    text += _END.format(real=real, names=",\n    ".join(name for name, _, _ in places))
+    names: dict[str, list[str]] = {"run": [], "prepare": []}
+    for job in jobs:
+        operands = {name: f"p[{k}]" for k, (name, _) in enumerate(_sizes(job.contraction.spec))}
+        for number, code in enumerate(job.codes.values(), len(names["run"])):
+            for verb, part in _functions(code, operands, number, real):
+                names[verb].append(f"{verb}_{number}" if part else "0")
+                if part:
+                    places.append((names[verb][-1], line, line + part.count("\n") - 1))
+                    text += part
+                    line += part.count("\n")
+    lists = {verb: ",\n    ".join(each) for verb, each in names.items()}
+    text += _END.format(real=real, **lists)
     return load_library(compile_library(text, target=target, name="tune", kernels=places), _CDEF)
+
+
+def _functions(code: Code, operands: Mapping[str, str], number: int, real: str) -> Iterator[tuple[str, str]]:
+    """(verb, C): what prepares the candidate's frozen operand, empty where it has none, and what runs it."""
+    before = code.prepared
+    if before:
+        head = f"static void prepare_{number}({real} *const *p, {real} *packed)"
+        call = f"{before.name}({operands[before.operand]}, packed);"
+        yield "prepare", f"{before.text.strip()}\n\n{head}\n{{\n    {call}\n}}\n"
+        operands = {**operands, before.packed: "packed"}
+    else:
+        yield "prepare", ""
+    arguments = [operands[param.split("*restrict ")[-1]] for param in code.params]
+    arguments += ["shared"] * bool(code.shared_scratch) + ["local"] * bool(code.thread_scratch)
+    head = f"static void run_{number}({real} *const *p, {real} *packed, {real} *shared, {real} *local)"
+    body = f"(void)packed;\n    (void)shared;\n    (void)local;\n    {_name(code)}({', '.join(arguments)});"
+    yield "run", f"{code.text.strip()}\n\n{head}\n{{\n    {body}\n}}\n"
 
 
 def _name(code: Code) -> str:
@@ -197,14 +229,16 @@ def _measure(job: _Job, first: int, threads: int, seconds: float, dtype: str, ff
     memory = _Memory(job.contraction.spec, codes, threads, np.dtype(np.float32 if dtype == "f32" else np.float64))
     pointers = [ffi.from_buffer(array) for array in memory.operands]
     addresses = ffi.new("void *[]", [ffi.cast("void *", p) for p in pointers])
-    shared, local = (ffi.cast("void *", ffi.from_buffer(array)) for array in (memory.shared, memory.local))
+    scratch = (memory.packed, memory.shared, memory.local)
+    packed, shared, local = (ffi.cast("void *", ffi.from_buffer(array)) for array in scratch)
 
     clock = time.thread_time if threads == 1 else time.perf_counter  # of one thread, what others take does not count
 
     def run(index: int, times: int) -> float:
-        """Seconds of one call."""
+        """Seconds of one call, its frozen operand prepared before."""
+        lib.lossc_tune_prepare(first + index, addresses, packed)
         start = clock()
-        lib.lossc_tune_run(first + index, threads, times, addresses, shared, local, memory.stride)
+        lib.lossc_tune_run(first + index, threads, times, addresses, packed, shared, local, memory.stride)
         return (clock() - start) / times
 
     run(0, 1)
@@ -239,20 +273,21 @@ def _least(run: Callable[[int, int], float], count: int, times: int, seconds: fl
 
 
 class _Memory:
-    """Operands of a contraction in the order of its parameters, one of them the result, and room for intermediates."""
+    """Operands of a contraction, in the order of ``_sizes``, one of them the result, and room for intermediates."""
 
     def __init__(self, spec: GemmSpec | ConvSpec, codes: Sequence[Code], threads: int, dtype: np.dtype[Any]) -> None:
         noise = np.random.default_rng(1).standard_normal(_PERIOD).astype(dtype)
         sizes, result = dict(_sizes(spec)), _result(spec)
         self.operands = []
-        for param in codes[0].params:
-            name = param.split("*restrict ")[-1]
-            array = _aligned(sizes[name], dtype)
+        for name, size in sizes.items():
+            array = _aligned(size, dtype)
             if name == result:
                 self.result = array
             else:
                 array[:] = np.resize(noise, array.size)
             self.operands.append(array)
+        prepared = (code.prepared.size for code in codes if code.prepared)
+        self.packed = _aligned(max(prepared, default=0) + 1, dtype)
         self.shared = _aligned(max(code.shared_scratch for code in codes) + 1, dtype)
         line = _ALIGN // dtype.itemsize
         self.stride = -(-max(code.thread_scratch for code in codes) // line) * line

@@ -60,6 +60,13 @@ class Library:
             args += ["shared"] if code.shared_scratch else []
             stride = self._thread_scratch(code)
             args += [f"local + lossc_thread_id() * {stride}"] if stride else []
+            if before := code.prepared:
+                parts += [
+                    before.text,
+                    f"void run_{before.name}(int threads, const {real} *w, {real} *packed);",
+                    f"void run_{before.name}(int threads, const {real} *w, {real} *packed)\n{{\n    (void)threads;",
+                    f"    LOSSC_PARALLEL(threads)\n    {before.name}(w, packed);\n}}\n",
+                ]
             parts += [
                 code.text,
                 f"void run_{name}(int threads, {real} *const *a, {real} *shared, {real} *local);",
@@ -97,6 +104,16 @@ class Library:
         call.keep = (shared, local, arrays, pointers)  # type: ignore[attr-defined]
         call.scratch = ((shared, code.shared_scratch), (local, self._thread_scratch(code) * threads))  # type: ignore[attr-defined]
         return call
+
+    def prepare(self, name: str, operand: np.ndarray, threads: int = 1) -> np.ndarray:
+        """What the function of `name` makes of its frozen operand; checks that nothing is written past it."""
+        before = self.codes[name].prepared
+        assert before is not None
+        packed = aligned(before.size + GUARD, self.dtype)
+        function = getattr(self.library, f"run_{before.name}")
+        function(ctypes.c_int(threads), *(ctypes.c_void_p(a.ctypes.data) for a in (operand, packed)))
+        assert np.isnan(packed[before.size :]).all(), f"{before.name} writes past its end"
+        return packed
 
     def run(self, name: str, arrays: Sequence[np.ndarray], threads: int = 1) -> None:
         """Runs once; checks that nothing is written past the scratch buffers."""

@@ -221,6 +221,7 @@ LOSSC_API const lossc_abi *activations_abi(void)
         activations_clear_param_diffs, activations_renew_param_diffs, NULL, NULL, NULL,
         activations_error, abi_memory, abi_param, abi_share_param, abi_get, abi_set,
         NULL, NULL,
+        NULL,
     };
     return &abi;
 }

@@ -230,6 +230,7 @@ LOSSC_API const lossc_abi *euclidean_abi(void)
         euclidean_clear_param_diffs, euclidean_renew_param_diffs, NULL, NULL, NULL,
         euclidean_error, abi_memory, abi_param, abi_share_param, abi_get, abi_set,
         NULL, NULL,
+        NULL,
     };
     return &abi;
 }

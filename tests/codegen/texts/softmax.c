@@ -302,6 +302,7 @@ LOSSC_API const lossc_abi *softmax_abi(void)
         softmax_clear_param_diffs, softmax_renew_param_diffs, NULL, NULL, NULL,
         softmax_error, abi_memory, abi_param, abi_share_param, abi_get, abi_set,
         NULL, NULL,
+        NULL,
     };
     return &abi;
 }
