@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from lossc.ir import Access, Conv, Gemm, Graph, Map, Node, Ref, Store, make_map
 from lossc.ir.expr import Acc, Expr, Gather, Iota, Load, Reduce, accesses, rewrite, walk
-from lossc.ir.kernels import epilogue_labels
+from lossc.ir.kernels import epilogue_labels, is_copy
 from lossc.ir.sweep import is_one_sweep
 from lossc.passes.analysis import (
     align,
@@ -232,15 +232,22 @@ def _epilogue(graph: Graph, kernel: Gemm | Conv, value: Map, in_place: bool) -> 
         place = out
     else:
         expr = _substitute(store.value, out.blob, acc)
-        place_access = store.access
-        if not _same_layout(place_access, target, out):
-            return None
-        place = Ref(place_access.blob, out.shape, out.strides, place_access.offset)
+        where = _place(kernel, store.access, target)
+        if where is None or (is_copy(value) and where.size < graph.blobs[where.blob].size):
+            return None  # a mere copy into a part is left to elide-copies, which keeps the blob and its name
+        place = where
     return (expr, place) if _simple(graph, kernel, expr, labels) else None
 
 
-def _same_layout(store: Access, target: Access, out: Ref) -> bool:
-    return all(store.stride(d) == target.stride(d) for d in target.dims) and store.offset == 0
+def _place(kernel: Gemm | Conv, store: Access, target: Access) -> Ref | None:
+    """The result where the map stores it, such as a part of a concatenation: a convolution's planes in one piece."""
+    out, dims = kernel.out, {d.name: d for d in target.dims}
+    labels = epilogue_labels(out)
+    planes = [dims[x] for x in labels[2:] if x in dims] if isinstance(kernel, Conv) else []
+    if any(store.stride(d) != target.stride(d) for d in planes):
+        return None
+    strides = [store.stride(dims[x]) if x in dims else step for x, step in zip(labels, out.strides, strict=True)]
+    return Ref(store.blob, out.shape, tuple(strides), store.offset)
 
 
 def _simple(graph: Graph, kernel: Gemm | Conv, expr: Expr, labels: str) -> bool:

@@ -55,6 +55,14 @@ NETS: dict[str, str] = {
     + _layer("Concat", "both", "a b", "both")
     + _fc("out", "both", 3)
     + _layer("EuclideanLoss", "loss", "out y", "loss"),
+    "concat_of_relus": _input("x", 4, 6)
+    + _layer("Reshape", "image", "x", "image", "reshape_param { shape { dim: 0 dim: 2 dim: 1 dim: -1 } }")
+    + _layer("Convolution", "a", "image", "a", "convolution_param { num_output: 3 kernel_size: 1 }")
+    + _layer("Convolution", "b", "image", "b", "convolution_param { num_output: 2 kernel_size: 1 }")
+    + _layer("ReLU", "relu_a", "a", "a")
+    + _layer("ReLU", "relu_b", "b", "b")
+    + _layer("Concat", "both", "a b", "both")
+    + _fc("out", "both", 3),
     "in_place_chain": XY
     + _fc("out", "x", 3)
     + _layer("TanH", "t", "out", "out")
