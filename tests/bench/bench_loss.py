@@ -1,7 +1,7 @@
-"""Losses alone, forward and backward, beside PyTorch and JAX: times, and GB/s of the least possible traffic.
+"""Losses alone, forward and backward, beside PyTorch, JAX and Caffe: times, and GB/s of the least possible traffic.
 
-    python tests/bench/bench_loss.py [--peer-python PYTHON ...] [--peers torch-eager torch-compile jax] [--threads 2]
-                                     [--rounds 8] [--seconds 0.2] [--only SUBSTRING] [--json FILE]
+    python tests/bench/bench_loss.py [--peer-python PYTHON ...] [--peers torch-eager torch-compile jax caffe]
+                                     [--threads 2] [--rounds 8] [--seconds 0.2] [--only SUBSTRING] [--json FILE]
 
 Each case is called from Python on NumPy arrays and the loss is read as a float. Every peer is a process of its own;
 they take turns for ``--seconds`` in each round, and so does STREAM's triad (192 MB, the same threads), with ordinary
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -24,8 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from environment import peer_environment
+
 ROOT = Path(__file__).resolve().parents[2]
-PEERS = ("torch-eager", "torch-compile", "jax")
+PEERS = ("torch-eager", "torch-compile", "jax", "caffe")
 STREAMS = ("triad", "triad-nt")
 # name: (layer, shape of the scores)
 CASES = {
@@ -194,6 +195,13 @@ def jax_step(layer: str, arrays: list[Any]) -> Callable[[], float]:
     return step
 
 
+def caffe_loss_step(layer: str, arrays: list[Any]) -> Callable[[], float]:
+    from caffe_losses import caffe_step
+
+    both = caffe_step(layer, arrays, gradients(layer))
+    return lambda: both()[0]
+
+
 def triad_step(past_caches: bool) -> Callable[[], float]:
     import ctypes
 
@@ -218,6 +226,8 @@ def worker(peer: str, threads: int) -> None:
                 step = triad_step(peer == "triad-nt")
             elif peer == "jax":
                 step = jax_step(layer, inputs(layer, shape))
+            elif peer == "caffe":
+                step = caffe_loss_step(layer, inputs(layer, shape))
             elif peer == "lossc":
                 step = lossc_step(layer, inputs(layer, shape), threads)
             else:
@@ -238,8 +248,7 @@ class Worker:
 
     def __init__(self, peer: str, python: str, threads: int) -> None:
         command = [python, str(Path(__file__).resolve()), "--worker", peer, "--threads", str(threads)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-        environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()}"
+        environment = peer_environment(threads) | {"PYTHONPATH": str(ROOT)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = subprocess.Popen(command, text=True, env=environment, **pipes)  # type: ignore[call-overload]
 

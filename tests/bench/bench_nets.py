@@ -1,4 +1,4 @@
-"""The nets of examples/models beside PyTorch, JAX, ONNX Runtime and OpenVINO: training iterations, or inference.
+"""The nets of examples/models beside PyTorch, JAX, Caffe, ONNX Runtime and OpenVINO: training iterations, or inference.
 
     python tests/bench/bench_nets.py [--peer-python PYTHON ...] [--nets lenet,vgg16] [--peers eager,jax] [--rounds 5]
                                      [--seconds 3] [--threads 2] [--inference] [--output FOLDER]
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from environment import peer_environment
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -40,13 +41,14 @@ NETS = (
     "lenet", "cifar10_quick", "mnist_autoencoder", "mnist_siamese", "alexnet", "googlenet", "resnet50", "vgg16",
 )  # fmt: skip
 _TORCH = ("eager", "eager+malloc", "channels-last", "channels-last+malloc", "compile")
-TRAINING = (*_TORCH, "jax")
-INFERENCE = (*_TORCH, "onnxruntime", "openvino")
+TRAINING = (*_TORCH, "jax", "caffe")
+INFERENCE = (*_TORCH, "onnxruntime", "openvino", "caffe")
 #: Peer, without "+malloc": the script that runs it, and the modules that it needs.
 SCRIPTS = {
     "lossc": ("lossc_peer.py", ""),
     **dict.fromkeys(("eager", "channels-last", "compile"), ("torch_peer.py", "torch, numpy")),
     "jax": ("jax_peer.py", "jax"),
+    "caffe": ("caffe_peer.py", "caffe"),
     "onnxruntime": ("onnx_peer.py", "onnx, onnxruntime"),
     "openvino": ("onnx_peer.py", "onnx, openvino"),
 }
@@ -135,13 +137,8 @@ def interpreters(peers: list[str], pythons: list[str]) -> dict[str, str]:
 
 @cache
 def _has(python: str, modules: str) -> bool:
-    done = subprocess.run([python, "-c", f"import {modules}"], capture_output=True, env=_without_path())
+    done = subprocess.run([python, "-c", f"import {modules}"], capture_output=True, env=peer_environment(1))
     return done.returncode == 0
-
-
-def _without_path() -> dict[str, str]:
-    """The environment without PYTHONPATH: another interpreter must not find the packages of this one."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def run_peer(peer: str, python: str, folder: Path, args: argparse.Namespace, outputs: Path | None) -> dict[str, Any]:
@@ -149,9 +146,7 @@ def run_peer(peer: str, python: str, folder: Path, args: argparse.Namespace, out
     command = [python, str(HERE / SCRIPTS[kind][0]), str(folder / "description.json"), kind]
     command += ["--threads", str(args.threads), "--seconds", str(args.seconds)]
     command += ["--outputs", str(outputs)] if outputs else []
-    environment = dict(os.environ) if kind == "lossc" else _without_path()
-    environment |= {"OMP_NUM_THREADS": str(args.threads), "NPROC": str(args.threads)}
-    environment |= {"XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={str(args.threads > 1).lower()}"}
+    environment = (dict(os.environ) if kind == "lossc" else {}) | peer_environment(args.threads)
     environment |= MALLOC if malloc else {}
     start, busy, own = time.perf_counter(), _busy(), _children()
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
