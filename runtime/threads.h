@@ -18,6 +18,20 @@
 #define LOSSC_SINGLE _Pragma("omp single")                          /* one thread, barrier at its end */
 #define LOSSC_BARRIER _Pragma("omp barrier")
 
+/* Runs a statement by a team. One thread outside of all teams goes without OpenMP, which would take it a microsecond:
+ * it does itself what LOSSC_FOR and LOSSC_SINGLE share out. Inside a team of the caller's they would share with that. */
+#define LOSSC_TEAM(threads, statement)                \
+    do {                                              \
+        if ((threads) == 1 && omp_get_level() == 0) { \
+            statement;                                \
+        } else {                                      \
+            LOSSC_PARALLEL(threads)                   \
+            {                                         \
+                statement;                            \
+            }                                         \
+        }                                             \
+    } while (0)
+
 static inline int lossc_thread_id(void) { return omp_get_thread_num(); }
 static inline int lossc_team_size(void) { return omp_get_num_threads(); }
 static inline int lossc_max_threads(void) { return omp_get_max_threads(); }
@@ -25,6 +39,7 @@ static inline int lossc_max_threads(void) { return omp_get_max_threads(); }
 #else
 
 #define LOSSC_PARALLEL(threads)
+#define LOSSC_TEAM(threads, statement) do { statement; } while (0)
 #define LOSSC_FOR
 #define LOSSC_FOR_NOWAIT
 #define LOSSC_SINGLE

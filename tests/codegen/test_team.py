@@ -37,7 +37,7 @@ def _graph(rows: int, more: str = "") -> Graph:
 
 
 def _teams(graph: Graph) -> list[str]:
-    return re.findall(r"LOSSC_PARALLEL\((.+?)\)", map_harness.program(graph, host_target(), "f32").source)
+    return re.findall(r"LOSSC_TEAM\((.+?),", map_harness.program(graph, host_target(), "f32").source)
 
 
 @pytest.mark.parametrize(("rows", "more", "alone"), [

@@ -47,7 +47,7 @@ def train(folder: Path, threads: int, target: str = "native") -> list[np.ndarray
     (folder / "net.prototxt").write_text(NET)
     (folder / "solver.prototxt").write_text(SOLVER + "max_iter: 100\n")
     solver = lossc.get_solver(folder / "solver.prototxt", threads=threads, target=target)
-    assert "LOSSC_PARALLEL(1)" not in solver.net.source
+    assert "LOSSC_TEAM(1," not in solver.net.source
     rng = np.random.default_rng(3)
     losses = []
     for _ in range(5):

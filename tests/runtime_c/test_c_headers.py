@@ -62,13 +62,18 @@ def test_an_isa_without_its_flags_is_refused() -> None:
     assert "define one of" in done.stderr
 
 
+def skip_without_openmp(*flags: str) -> None:
+    """Skips the test where there are flags for OpenMP, but the compiler has none."""
+    compiler, kind = native_compiler()
+    if flags and compile_text("#include <omp.h>\nint x;\n", compiler, kind, SCALAR, *flags).returncode:
+        pytest.skip(f"{kind} has no OpenMP here")
+
+
 @pytest.mark.parametrize("flags", [(), ("-fopenmp",)], ids=["alone", "openmp"])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("count", "grain"), [(1000, 1), (1000, 64), (7, 4), (2, 16), (0, 1)])
 def test_threads(drivers: Drivers, flags: tuple[str, ...], threads: int, count: int, grain: int) -> None:
-    compiler, kind = native_compiler()
-    if flags and compile_text("#include <omp.h>\nint x;\n", compiler, kind, SCALAR, *flags).returncode:
-        pytest.skip(f"{kind} has no OpenMP here")
+    skip_without_openmp(*flags)
     team, owners = drivers("threads.c", SCALAR, *flags)(threads, count, grain).decode().splitlines()
     size = threads if flags else 1
     assert team.split() == [str(size), "1"]
@@ -79,6 +84,13 @@ def test_threads(drivers: Drivers, flags: tuple[str, ...], threads: int, count: 
     assert all(border % grain == 0 for border in borders)
     grains = [-(-owner[:count].count(thread) // grain) for thread in range(size)]
     assert max(grains) - min(grains) <= 1
+
+
+@pytest.mark.parametrize("flags", [(), ("-fopenmp",)], ids=["alone", "openmp"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_team_of_one_within_a_team_of_the_caller_s(drivers: Drivers, flags: tuple[str, ...], threads: int) -> None:
+    skip_without_openmp(*flags)
+    assert int(drivers("teams.c", SCALAR, *flags)(threads)) == (threads if flags else 1)
 
 
 @pytest.mark.parametrize("size", [0, 1, 64, 100_000, 5_000_000, 1_000_000_007])

@@ -139,10 +139,7 @@ LOSSC_API double activations_forward(lossc_net *net)
 {
     net->failed = 0;
     net->calls++;
-    LOSSC_PARALLEL(1)    /* too little work to share it out */
-    {
-        (void)run_forward(net);
-    }
+    LOSSC_TEAM(1, (void)run_forward(net));    /* too little work to share it out */
     return finish(net);
 }
 
@@ -155,10 +152,7 @@ LOSSC_API double activations_forward_backward(lossc_net *net)
 {
     net->failed = 0;
     net->calls++;
-    LOSSC_PARALLEL(1)    /* too little work to share it out */
-    {
-        (void)run_forward(net);
-    }
+    LOSSC_TEAM(1, (void)run_forward(net));    /* too little work to share it out */
     if (!net->failed) {
         net->renew = 0;
     }

@@ -220,10 +220,7 @@ LOSSC_API double softmax_forward(lossc_net *net)
 {
     net->failed = 0;
     net->calls++;
-    LOSSC_PARALLEL(1)    /* too little work to share it out */
-    {
-        (void)run_forward(net);
-    }
+    LOSSC_TEAM(1, (void)run_forward(net));    /* too little work to share it out */
     return finish(net);
 }
 
@@ -236,10 +233,7 @@ LOSSC_API double softmax_forward_backward(lossc_net *net)
 {
     net->failed = 0;
     net->calls++;
-    LOSSC_PARALLEL(1)    /* too little work to share it out */
-    {
-        (void)run_forward(net);
-    }
+    LOSSC_TEAM(1, (void)run_forward(net));    /* too little work to share it out */
     if (!net->failed) {
         net->renew = 0;
     }
