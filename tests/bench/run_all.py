@@ -4,8 +4,8 @@
                                   [--output FOLDER]
 
 Takes hours: leave the machine alone meanwhile. The report is written anew after each benchmark. ``--peer-python`` names
-interpreters that have PyTorch, JAX, ONNX Runtime and OpenVINO (by default this one). ``--quick`` measures everything
-once and briefly, which shows that all of it runs; such figures mean nothing.
+interpreters that have PyTorch, JAX, Caffe, ONNX Runtime and OpenVINO (by default this one). ``--quick`` measures
+everything once and briefly, which shows that all of it runs; such figures mean nothing.
 """
 
 from __future__ import annotations
