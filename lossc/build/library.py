@@ -29,6 +29,9 @@ _FLAGS = (
 # gcc copies the register tile of gradients of weights into each of its calls: as fast, but twice the time to compile.
 # Functions declared inline, as the headers' are, stay so; clang would not inline those either.
 _GCC_FLAG = "-fno-inline-functions"
+# What Python loads is made while somebody waits. Most kernels are written out in vectors, for which -O3 does no more
+# than -O2, but takes gcc longer; plain loops are still vectorised as under -O3. The results are the same bits.
+_GCC_QUICK = ("-O2", "-fvect-cost-model=dynamic")
 _SHARED = ("-fPIC", "-shared", "-fvisibility=hidden")
 _ERROR_LINES = 5
 
@@ -65,7 +68,8 @@ def compile_library(
     cache = cache or default_cache()
     compiler = compiler or find_compiler(cache)
     files = _sources(source, name, extra_files)
-    flags = _flags(compiler, target, extra_flags)
+    quick = _GCC_QUICK if compiler.kind == "gcc" else ()
+    flags = _flags(compiler, target, (*quick, *extra_flags))
     key = _key(files, compiler, target, flags)
     if library := _cached(cache, key):
         return library

@@ -88,6 +88,19 @@ def test_what_must_never_be_among_the_flags(cache: Cache) -> None:
     assert "-ffp-contract=off" in flags
 
 
+def test_only_what_python_loads_is_compiled_quickly(stub, cache: Cache, tmp_path: Path, monkeypatch) -> None:
+    log = tmp_path / "log"
+    if not (real := shutil.which("gcc")):
+        pytest.skip("gcc alone has flags of its own")
+    monkeypatch.setenv("LOSSC_CC", stub("cc", f'case "$*" in *net.c*) echo "$*" >> {log};; esac; exec {real} "$@"'))
+    compile_library(SQUARE, target=host_target(), cache=cache)
+    bundle = compile_bundle(SQUARE, tmp_path / "bundle", target=host_target(), cache=cache)
+    library, shipped = log.read_text().splitlines()
+    levels = [[word for word in command.split() if word.startswith("-O")] for command in (library, shipped)]
+    assert levels == [["-O3", "-O2"], ["-O3"]]  # the last one holds
+    assert "-O3" in bundle.command and "-O2" not in bundle.command
+
+
 def test_a_damaged_library_is_made_again(cache: Cache) -> None:
     path = compile_library(SQUARE, target=host_target(), cache=cache)
     whole = path.read_bytes()

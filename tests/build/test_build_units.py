@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lossc
-from lossc.build import Cache, compile_library, load_library, units
+from lossc.build import Cache, compile_library, find_compiler, library, load_library, units
 from lossc.errors import CompilerError, InternalError
 from lossc.targets import host_target
 
@@ -79,17 +79,29 @@ def test_lines_without_the_kernel_are_refused(monkeypatch: pytest.MonkeyPatch) -
         units.split(SOURCE, [("twice", 6, 9), ("thrice", 6, 9)], 2)
 
 
+def gradients(folder: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Of the small net's parameters, computed by a library that is built for this call."""
+    (folder / "small.prototxt").write_text(NET)
+    monkeypatch.setenv("LOSSC_CACHE", str(folder / cache))
+    net = lossc.Net(folder / "small.prototxt", lossc.TRAIN, seed=3, threads=2)
+    rng = np.random.default_rng(0)
+    net.forward_backward(data=rng.standard_normal((8, 1, 12, 12)), label=np.arange(8))
+    return [np.array(blob.diff) for blobs in net.params.values() for blob in blobs]
+
+
 def test_units_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "LEAST", 100)
-    (tmp_path / "small.prototxt").write_text(NET)
-
-    def gradients(cores: int) -> list[np.ndarray]:
-        monkeypatch.setattr("os.cpu_count", lambda: cores)
-        monkeypatch.setenv("LOSSC_CACHE", str(tmp_path / str(cores)))
-        net = lossc.Net(tmp_path / "small.prototxt", lossc.TRAIN, seed=3, threads=2)
-        rng = np.random.default_rng(0)
-        net.forward_backward(data=rng.standard_normal((8, 1, 12, 12)), label=np.arange(8))
-        return [np.array(blob.diff) for blobs in net.params.values() for blob in blobs]
-
-    for one, several in zip(gradients(1), gradients(2), strict=True):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    whole = gradients(tmp_path, "one", monkeypatch)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    for one, several in zip(whole, gradients(tmp_path, "several", monkeypatch), strict=True):
         assert np.array_equal(one, several) and np.any(one)
+
+
+def test_flags_that_compile_quickly_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_compiler().kind != "gcc":
+        pytest.skip("gcc alone has flags of its own")
+    quick = gradients(tmp_path, "quick", monkeypatch)
+    monkeypatch.setattr(library, "_GCC_QUICK", ())
+    for one, other in zip(quick, gradients(tmp_path, "full", monkeypatch), strict=True):
+        assert np.array_equal(one, other) and np.any(one)
