@@ -68,6 +68,16 @@ static inline void vf32_store_strided(float *p, vf32 v, ptrdiff_t stride)
 {
     vf32_store_strided_n(p, v, stride, VF32_LANES);
 }
+static inline void vf32_turn4(const float *from, ptrdiff_t line, float *to, ptrdiff_t width)
+{
+    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + line);
+    __m128 c = _mm_loadu_ps(from + 2 * line), d = _mm_loadu_ps(from + 3 * line);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a);
+    _mm_storeu_ps(to + width, b);
+    _mm_storeu_ps(to + 2 * width, c);
+    _mm_storeu_ps(to + 3 * width, d);
+}
 
 static inline vf32 vf32_add(vf32 a, vf32 b) { return _mm256_add_ps(a, b); }
 static inline vf32 vf32_sub(vf32 a, vf32 b) { return _mm256_sub_ps(a, b); }
@@ -168,6 +178,17 @@ static inline vf64 vf64_load_strided_n(const double *p, ptrdiff_t stride, int n)
 static inline void vf64_store_strided(double *p, vf64 v, ptrdiff_t stride)
 {
     vf64_store_strided_n(p, v, stride, VF64_LANES);
+}
+static inline void vf64_turn4(const double *from, ptrdiff_t line, double *to, ptrdiff_t width)
+{
+    const __m256d a = _mm256_loadu_pd(from), b = _mm256_loadu_pd(from + line);
+    const __m256d c = _mm256_loadu_pd(from + 2 * line), d = _mm256_loadu_pd(from + 3 * line);
+    const __m256d ab_even = _mm256_unpacklo_pd(a, b), ab_odd = _mm256_unpackhi_pd(a, b);
+    const __m256d cd_even = _mm256_unpacklo_pd(c, d), cd_odd = _mm256_unpackhi_pd(c, d);
+    _mm256_storeu_pd(to, _mm256_permute2f128_pd(ab_even, cd_even, 0x20));
+    _mm256_storeu_pd(to + width, _mm256_permute2f128_pd(ab_odd, cd_odd, 0x20));
+    _mm256_storeu_pd(to + 2 * width, _mm256_permute2f128_pd(ab_even, cd_even, 0x31));
+    _mm256_storeu_pd(to + 3 * width, _mm256_permute2f128_pd(ab_odd, cd_odd, 0x31));
 }
 
 static inline vf64 vf64_add(vf64 a, vf64 b) { return _mm256_add_pd(a, b); }

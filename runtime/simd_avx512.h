@@ -139,6 +139,16 @@ static inline void vf32_store_strided_n(float *p, vf32 v, ptrdiff_t stride, int 
     _mm512_mask_i64scatter_ps(p, (__mmask8)m, offsets, _mm512_castps512_ps256(v), 4);
     _mm512_mask_i64scatter_ps(n > 8 ? p + 8 * stride : p, (__mmask8)(m >> 8), offsets, _mm512_extractf32x8_ps(v, 1), 4);
 }
+static inline void vf32_turn4(const float *from, ptrdiff_t line, float *to, ptrdiff_t width)
+{
+    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + line);
+    __m128 c = _mm_loadu_ps(from + 2 * line), d = _mm_loadu_ps(from + 3 * line);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a);
+    _mm_storeu_ps(to + width, b);
+    _mm_storeu_ps(to + 2 * width, c);
+    _mm_storeu_ps(to + 3 * width, d);
+}
 
 /* ---- double ---- */
 
@@ -232,6 +242,17 @@ static inline vf64 vf64_load_strided_n(const double *p, ptrdiff_t stride, int n)
 static inline void vf64_store_strided_n(double *p, vf64 v, ptrdiff_t stride, int n)
 {
     _mm512_mask_i64scatter_pd(p, vf64_tail(n), vf64_offsets(stride), v, 8);
+}
+static inline void vf64_turn4(const double *from, ptrdiff_t line, double *to, ptrdiff_t width)
+{
+    const __m256d a = _mm256_loadu_pd(from), b = _mm256_loadu_pd(from + line);
+    const __m256d c = _mm256_loadu_pd(from + 2 * line), d = _mm256_loadu_pd(from + 3 * line);
+    const __m256d ab_even = _mm256_unpacklo_pd(a, b), ab_odd = _mm256_unpackhi_pd(a, b);
+    const __m256d cd_even = _mm256_unpacklo_pd(c, d), cd_odd = _mm256_unpackhi_pd(c, d);
+    _mm256_storeu_pd(to, _mm256_permute2f128_pd(ab_even, cd_even, 0x20));
+    _mm256_storeu_pd(to + width, _mm256_permute2f128_pd(ab_odd, cd_odd, 0x20));
+    _mm256_storeu_pd(to + 2 * width, _mm256_permute2f128_pd(ab_even, cd_even, 0x31));
+    _mm256_storeu_pd(to + 3 * width, _mm256_permute2f128_pd(ab_odd, cd_odd, 0x31));
 }
 
 #endif

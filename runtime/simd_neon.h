@@ -65,6 +65,17 @@ static inline void vf32_store_strided(float *p, vf32 v, ptrdiff_t stride)
 {
     vf32_store_strided_n(p, v, stride, VF32_LANES);
 }
+static inline void vf32_turn4(const float *from, ptrdiff_t line, float *to, ptrdiff_t width)
+{
+    const float32x4_t a = vld1q_f32(from), b = vld1q_f32(from + line);
+    const float32x4_t c = vld1q_f32(from + 2 * line), d = vld1q_f32(from + 3 * line);
+    const float64x2_t ab_even = vreinterpretq_f64_f32(vtrn1q_f32(a, b)), ab_odd = vreinterpretq_f64_f32(vtrn2q_f32(a, b));
+    const float64x2_t cd_even = vreinterpretq_f64_f32(vtrn1q_f32(c, d)), cd_odd = vreinterpretq_f64_f32(vtrn2q_f32(c, d));
+    vst1q_f32(to, vreinterpretq_f32_f64(vtrn1q_f64(ab_even, cd_even)));
+    vst1q_f32(to + width, vreinterpretq_f32_f64(vtrn1q_f64(ab_odd, cd_odd)));
+    vst1q_f32(to + 2 * width, vreinterpretq_f32_f64(vtrn2q_f64(ab_even, cd_even)));
+    vst1q_f32(to + 3 * width, vreinterpretq_f32_f64(vtrn2q_f64(ab_odd, cd_odd)));
+}
 static inline vf32 vf32_load_n(const float *p, int n) { return vf32_load_strided_n(p, 1, n); }
 static inline void vf32_store_n(float *p, vf32 v, int n) { vf32_store_strided_n(p, v, 1, n); }
 static inline vf32 vf32_gather_n(const float *p, vi32 idx, int n)
@@ -193,6 +204,16 @@ static inline vf64 vf64_load_strided(const double *p, ptrdiff_t stride)
 static inline void vf64_store_strided(double *p, vf64 v, ptrdiff_t stride)
 {
     vf64_store_strided_n(p, v, stride, VF64_LANES);
+}
+static inline void vf64_turn4(const double *from, ptrdiff_t line, double *to, ptrdiff_t width)
+{
+    for (int l = 0; l < 4; l += 2) {
+        for (int p = 0; p < 4; p += 2) {
+            const float64x2_t a = vld1q_f64(from + l * line + p), b = vld1q_f64(from + (l + 1) * line + p);
+            vst1q_f64(to + p * width + l, vtrn1q_f64(a, b));
+            vst1q_f64(to + (p + 1) * width + l, vtrn2q_f64(a, b));
+        }
+    }
 }
 static inline vf64 vf64_load_n(const double *p, int n) { return vf64_load_strided_n(p, 1, n); }
 static inline void vf64_store_n(double *p, vf64 v, int n) { vf64_store_strided_n(p, v, 1, n); }

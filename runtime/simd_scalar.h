@@ -46,6 +46,13 @@ static inline void vf32_store_strided_n(float *p, vf32 v, ptrdiff_t stride, int 
 {
     (void)stride, vf32_store_n(p, v, n);
 }
+static inline void vf32_turn4(const float *from, ptrdiff_t line, float *to, ptrdiff_t width)
+{
+    for (int p = 0; p < 4; p++) {
+        for (int l = 0; l < 4; l++)
+            to[p * width + l] = from[l * line + p];
+    }
+}
 
 static inline vf32 vf32_add(vf32 a, vf32 b) { return a + b; }
 static inline vf32 vf32_sub(vf32 a, vf32 b) { return a - b; }
@@ -148,6 +155,13 @@ static inline vf64 vf64_load_strided_n(const double *p, ptrdiff_t stride, int n)
 static inline void vf64_store_strided_n(double *p, vf64 v, ptrdiff_t stride, int n)
 {
     (void)stride, vf64_store_n(p, v, n);
+}
+static inline void vf64_turn4(const double *from, ptrdiff_t line, double *to, ptrdiff_t width)
+{
+    for (int p = 0; p < 4; p++) {
+        for (int l = 0; l < 4; l++)
+            to[p * width + l] = from[l * line + p];
+    }
 }
 
 static inline vf64 vf64_add(vf64 a, vf64 b) { return a + b; }

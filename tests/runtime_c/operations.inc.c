@@ -130,6 +130,10 @@ static void JOIN(run_, X)(void)
         }
     }
 
+    memset(out, GUARD_BYTE, sizeof out);
+    V(turn4)(a + 1, 11, out + 2, 13);
+    emit(NAME(X, "turn4"), 4, SIZE, out, sizeof *out);
+
     for (int i = 0; i + LANES <= SIZE; i++) {
         out[0] = V(sum)(V(load)(c + i));
         out[1] = V(reduce_max)(V(load)(a + i));

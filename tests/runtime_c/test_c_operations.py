@@ -162,6 +162,15 @@ def test_strided(
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_a_block_is_turned(records: Records, data: dict[str, dict[str, Array]], dtype: str) -> None:
+    a = data[dtype]["a"]
+    turned = np.frombuffer(b"\xa5" * a.nbytes, a.dtype).copy()
+    for p, line in np.ndindex(4, 4):
+        turned[2 + p * 13 + line] = a[1 + line * 11 + p]
+    assert same_bits(records[f"{dtype}_turn4", 4], turned)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
 def test_reductions_go_by_a_tree_of_halves(
     records: Records, isa: Isa, data: dict[str, dict[str, Array]], dtype: str
 ) -> None:
