@@ -213,6 +213,12 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     block_tiles = ceil(row_tiles / row_blocks)
     row_blocks = ceil(row_tiles / block_tiles)
 
+    # Where one task alone uses a panel, it packs the block at hand, which then does not leave its core's caches. Lines
+    # along the columns are better packed whole, in the order in which they lie.
+    pack_own = blocked and row_blocks == 1 and side.b_column != 1 and side.b_k == 1 and side.b != spec.frozen
+    if pack_own:
+        block_panels = panels
+
     group = 1  # of panels that a row tile meets in turn: where C is large, so that its rows are written in long runs
     if not blocked and block_panels == panels and side.rows * side.columns * types.size > LARGE_OUTPUT:
         group = max(1, min(panels, L2_BYTES // 4 // (side.k * nr * types.size)))
@@ -221,7 +227,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     if plan.pack_b and side.b == spec.frozen:
         frozen, block_panels = "packed_b", panels
     a_packed = types.aligned(row_tiles * mr * side.k) if plan.pack_a else 0
-    b_packed = block_panels * nr * side.k if plan.pack_b else 0
+    b_packed = block_panels * nr * side.k if plan.pack_b and not pack_own else 0
     a_scratch, b_scratch = a_packed * (frozen != "packed_a"), b_packed * (frozen != "packed_b")
     masked = not plan.pack_b and not plan.dot and side.columns % nr != 0
     micro = Micro(
@@ -230,7 +236,8 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         b_k=nr if plan.pack_b else side.b_k, out_row=nr, add=blocked, masked=masked,
         b_column=side.b_column, depth=side.k,
     )  # fmt: skip
-    sums = block_tiles * mr * nr if blocked else 0
+    sums = types.aligned(block_tiles * mr * nr) if blocked else 0
+    local = sums + (plan.block_k * nr if pack_own else 0)
     turns = {"packed_a": plan.pack_a and side.a_row != 1, "packed_b": plan.pack_b and side.b_column != 1}
     transposes = side.crossed or any(turn and packed != frozen for packed, turn in turns.items())
     p0 = 1 if blocked else 0  # the tile's operands begin at term p0
@@ -251,7 +258,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     params = parameters(spec, types, sources, spec.c)
     g = {
         "comment": comment(spec.comment),
-        "signature": signature(spec.name, params, types, a_scratch + b_scratch, sums),
+        "signature": signature(spec.name, params, types, a_scratch + b_scratch, local),
         "dot": plan.dot,
         "turned_at": f"{types.vec}_load_n(turned + ({side.column_variable} - {column0}) * {mr} + "
         f"({side.row_variable} - row0), m)",
@@ -278,7 +285,13 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "row_tail": side.rows % mr != 0,
         "column_tail": side.columns % nr != 0,
         "pack_a": plan.pack_a,
-        "pack_b": plan.pack_b,
+        "pack_b": plan.pack_b and not pack_own,
+        "pack_own": pack_own,
+        "own_from": _terms((side.b, 1), ("column", side.b_column), ("p0", 1)),
+        "own_at": sums,
+        "own_end": 2 * plan.block_k,
+        "next_own": _terms((side.b, 1), ("(column + l)", side.b_column), ("p", 1)),
+        "next_lines": ceil(nr / block_tiles),
         "frozen": frozen,
         "pack_rows": PACK_ROWS,
         "fetch_c": not (plan.dot or side.crossed) and side.rows * side.columns * types.size > L2_BYTES,
@@ -296,7 +309,8 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "transposes": transposes,
         "a_tile": _packed_a(blocked, row_tiles, mr, side.k) if plan.pack_a
         else _terms((side.a, 1), ("row0", side.a_row), ("p0", p0 * side.a_k)),
-        "b_tile": _terms(("packed_b", 1), ("panel", nr * side.k), ("p0", p0 * nr)) if plan.pack_b
+        "b_tile": "packed_b" if pack_own
+        else _terms(("packed_b", 1), ("panel", nr * side.k), ("p0", p0 * nr)) if plan.pack_b
         else _terms((side.b, 1), (column0, side.b_column), ("p0", p0 * side.b_k)),
         "c_at": _terms((spec.c, 1), ("i", i_stride), ("j", j_stride)),
         "rv": side.row_variable,
@@ -311,4 +325,4 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         size = a_packed if frozen == "packed_a" else b_packed
         packing = "lib/gemm_packing.j2"
         before = prepared(spec, types, size, packing, micro, g, packed=frozen, transposes=turns[frozen])
-    return Code(text, tuple(params), a_scratch + b_scratch, sums, choice, before)
+    return Code(text, tuple(params), a_scratch + b_scratch, local, choice, before)

@@ -112,6 +112,7 @@ def blocked_specs() -> list[GemmSpec]:
         GemmSpec("columns", "blocks of columns", "a", "b", "c", 70, 9001, 300, (300, 1), (9001, 1), (9001, 1)),
         GemmSpec("turned", "ip forward", "a", "b", "c", 64, 500, 800, (800, 1), (1, 800), (500, 1)),
         GemmSpec("weights", "ip weights", "a", "b", "c", 500, 800, 64, (1, 500), (800, 1), (800, 1), accumulate=True),
+        GemmSpec("layer", "tasks with panels of their own", "a", "b", "c", 100, 523, 784, (784, 1), (1, 784), (523, 1)),
         GemmSpec("one_row", "a vector times a matrix", "a", "b", "c", 1, 1000, 700, (700, 1), (1000, 1), (1000, 1)),
         GemmSpec("one_image", "a matrix times a vector", "a", "b", "c", 1, 1000, 700, (700, 1), (1, 700), (1000, 1)),
     ]
@@ -132,7 +133,7 @@ def test_no_warnings_without_openmp(compiler, tmp_path):
         pytest.skip(f"no {compiler}")
     isa = HERE[0]
     rng = random.Random(5)
-    specs = [random_spec(rng, index, isa.lanes("float32"), "f32") for index in range(8)] + blocked_specs()[3:5]
+    specs = [random_spec(rng, index, isa.lanes("float32"), "f32") for index in range(8)] + blocked_specs()[3:6]
     codes = {s.name: gemm_code(s, isa, "f32") for s in specs}
     library = Library(codes, isa, "f32", tmp_path, compiler=compiler, openmp=False, optimise=["-O1"])
     for seed, spec in enumerate(specs):
@@ -159,6 +160,13 @@ def test_the_large_operand_is_never_packed():
     code = gemm_code(spec, AVX512, "f32")
     assert code.shared_scratch == 64 * 800
     assert code.params == ("const float *restrict a", "const float *restrict b", "float *restrict c")
+
+
+def test_weights_are_packed_by_the_task_that_uses_them():
+    """A layer's forward at batch 100: what is shared is x[100,784] at the most, never w[523,784]."""
+    code = gemm_code(blocked_specs()[5], AVX512, "f32")
+    assert "each task packs its own" in code.text
+    assert code.shared_scratch <= 100 * 784 and code.thread_scratch < 64 * 784
 
 
 def test_lines_are_short_and_indented_by_four():
