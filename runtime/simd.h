@@ -7,6 +7,7 @@
  *                                         the other lanes of a load are 0; so for all the _n forms
  *   vX_stream(p, v)                       past the caches, p aligned to the vector; then lossc_stream_fence()
  *   vX_turn4(from, line, to, width)       to[p * width + l] = from[l * line + p], p and l < 4: a block turned
+ *   vX_load_columns(p, stride, column)    four vectors: lane l of column[k] is p[l * stride + k]
  *   vX_gather(p, idx)                     p[idx[lane]]: idx counts elements
  *   vX_fma(a, b, c), vX_fnma(a, b, c)     a * b + c, c - a * b, rounded once
  *   vX_min(a, b), vX_max(a, b)            a < b ? a : b, a > b ? a : b: b if either is NaN, b of two zeros

@@ -50,6 +50,22 @@ static inline vf32 vf32_load_strided(const float *p, ptrdiff_t stride)
     return _mm256_setr_ps(p[0], p[stride], p[2 * stride], p[3 * stride],
                           p[4 * stride], p[5 * stride], p[6 * stride], p[7 * stride]);
 }
+/* Rows l and 4 + l in one vector, a half each: the transpose of 4 x 4 blocks does the rest. */
+static inline vf32 vf32_two_rows(const float *p, ptrdiff_t stride)
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
+}
+static inline void vf32_load_columns(const float *p, ptrdiff_t stride, vf32 column[4])
+{
+    const vf32 a = vf32_two_rows(p, stride), b = vf32_two_rows(p + stride, stride);
+    const vf32 c = vf32_two_rows(p + 2 * stride, stride), d = vf32_two_rows(p + 3 * stride, stride);
+    const vf32 ab = _mm256_unpacklo_ps(a, b), cd = _mm256_unpacklo_ps(c, d);
+    const vf32 ab2 = _mm256_unpackhi_ps(a, b), cd2 = _mm256_unpackhi_ps(c, d);
+    column[0] = _mm256_shuffle_ps(ab, cd, 0x44);
+    column[1] = _mm256_shuffle_ps(ab, cd, 0xEE);
+    column[2] = _mm256_shuffle_ps(ab2, cd2, 0x44);
+    column[3] = _mm256_shuffle_ps(ab2, cd2, 0xEE);
+}
 static inline void vf32_store_strided_n(float *p, vf32 v, ptrdiff_t stride, int n)
 {
     float lanes[VF32_LANES];
@@ -160,6 +176,18 @@ static inline vf64 vf64_gather_n(const double *p, vi64 idx, int n)
 static inline vf64 vf64_load_strided(const double *p, ptrdiff_t stride)
 {
     return _mm256_setr_pd(p[0], p[stride], p[2 * stride], p[3 * stride]);
+}
+static inline vf64 vf64_two_rows(const double *p, ptrdiff_t stride)
+{
+    return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)), _mm_loadu_pd(p + 2 * stride), 1);
+}
+static inline void vf64_load_columns(const double *p, ptrdiff_t stride, vf64 column[4])
+{
+    for (int k = 0; k < 4; k += 2) {
+        const vf64 a = vf64_two_rows(p + k, stride), b = vf64_two_rows(p + k + stride, stride);
+        column[k] = _mm256_unpacklo_pd(a, b);
+        column[k + 1] = _mm256_unpackhi_pd(a, b);
+    }
 }
 static inline void vf64_store_strided_n(double *p, vf64 v, ptrdiff_t stride, int n)
 {

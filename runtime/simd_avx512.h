@@ -117,6 +117,24 @@ static inline vf32 vf32_load_strided(const float *p, ptrdiff_t stride)
     const __m256 low = _mm512_i64gather_ps(offsets, p, 4), high = _mm512_i64gather_ps(offsets, p + 8 * stride, 4);
     return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
 }
+/* Rows l, 4 + l, 8 + l and 12 + l in one vector, a quarter each: the transpose of 4 x 4 blocks does the rest. */
+static inline vf32 vf32_four_rows(const float *p, ptrdiff_t stride)
+{
+    const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
+    const __m512 most = _mm512_insertf32x4(_mm512_castps256_ps512(low), _mm_loadu_ps(p + 8 * stride), 2);
+    return _mm512_insertf32x4(most, _mm_loadu_ps(p + 12 * stride), 3);
+}
+static inline void vf32_load_columns(const float *p, ptrdiff_t stride, vf32 column[4])
+{
+    const vf32 a = vf32_four_rows(p, stride), b = vf32_four_rows(p + stride, stride);
+    const vf32 c = vf32_four_rows(p + 2 * stride, stride), d = vf32_four_rows(p + 3 * stride, stride);
+    const vf32 ab = _mm512_unpacklo_ps(a, b), cd = _mm512_unpacklo_ps(c, d);
+    const vf32 ab2 = _mm512_unpackhi_ps(a, b), cd2 = _mm512_unpackhi_ps(c, d);
+    column[0] = _mm512_shuffle_ps(ab, cd, 0x44);
+    column[1] = _mm512_shuffle_ps(ab, cd, 0xEE);
+    column[2] = _mm512_shuffle_ps(ab2, cd2, 0x44);
+    column[3] = _mm512_shuffle_ps(ab2, cd2, 0xEE);
+}
 static inline void vf32_store_strided(float *p, vf32 v, ptrdiff_t stride)
 {
     const __m512i offsets = vf32_offsets_low(stride);
@@ -231,6 +249,20 @@ static inline vi64 vi64_select(mf64 m, vi64 a, vi64 b) { return _mm512_mask_blen
 
 static inline vi64 vf64_offsets(ptrdiff_t stride) { return vi64_mul(vi64_iota(), vi64_set1(stride)); }
 static inline vf64 vf64_load_strided(const double *p, ptrdiff_t stride) { return vf64_gather(p, vf64_offsets(stride)); }
+static inline vf64 vf64_four_rows(const double *p, ptrdiff_t stride)
+{
+    const __m256d low = _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)), _mm_loadu_pd(p + 2 * stride), 1);
+    const __m512d most = _mm512_insertf64x2(_mm512_castpd256_pd512(low), _mm_loadu_pd(p + 4 * stride), 2);
+    return _mm512_insertf64x2(most, _mm_loadu_pd(p + 6 * stride), 3);
+}
+static inline void vf64_load_columns(const double *p, ptrdiff_t stride, vf64 column[4])
+{
+    for (int k = 0; k < 4; k += 2) {
+        const vf64 a = vf64_four_rows(p + k, stride), b = vf64_four_rows(p + k + stride, stride);
+        column[k] = _mm512_unpacklo_pd(a, b);
+        column[k + 1] = _mm512_unpackhi_pd(a, b);
+    }
+}
 static inline void vf64_store_strided(double *p, vf64 v, ptrdiff_t stride)
 {
     _mm512_i64scatter_pd(p, vf64_offsets(stride), v, 8);

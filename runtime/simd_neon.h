@@ -76,6 +76,16 @@ static inline void vf32_turn4(const float *from, ptrdiff_t line, float *to, ptrd
     vst1q_f32(to + 2 * width, vreinterpretq_f32_f64(vtrn2q_f64(ab_even, cd_even)));
     vst1q_f32(to + 3 * width, vreinterpretq_f32_f64(vtrn2q_f64(ab_odd, cd_odd)));
 }
+static inline void vf32_load_columns(const float *p, ptrdiff_t stride, vf32 column[4])
+{
+    const vf32 a = vld1q_f32(p), b = vld1q_f32(p + stride);
+    const vf32 c = vld1q_f32(p + 2 * stride), d = vld1q_f32(p + 3 * stride);
+    const vf32 ac = vzip1q_f32(a, c), bd = vzip1q_f32(b, d), ac2 = vzip2q_f32(a, c), bd2 = vzip2q_f32(b, d);
+    column[0] = vzip1q_f32(ac, bd);
+    column[1] = vzip2q_f32(ac, bd);
+    column[2] = vzip1q_f32(ac2, bd2);
+    column[3] = vzip2q_f32(ac2, bd2);
+}
 static inline vf32 vf32_load_n(const float *p, int n) { return vf32_load_strided_n(p, 1, n); }
 static inline void vf32_store_n(float *p, vf32 v, int n) { vf32_store_strided_n(p, v, 1, n); }
 static inline vf32 vf32_gather_n(const float *p, vi32 idx, int n)
@@ -213,6 +223,14 @@ static inline void vf64_turn4(const double *from, ptrdiff_t line, double *to, pt
             vst1q_f64(to + p * width + l, vtrn1q_f64(a, b));
             vst1q_f64(to + (p + 1) * width + l, vtrn2q_f64(a, b));
         }
+    }
+}
+static inline void vf64_load_columns(const double *p, ptrdiff_t stride, vf64 column[4])
+{
+    for (int k = 0; k < 4; k += 2) {
+        const vf64 a = vld1q_f64(p + k), b = vld1q_f64(p + k + stride);
+        column[k] = vzip1q_f64(a, b);
+        column[k + 1] = vzip2q_f64(a, b);
     }
 }
 static inline vf64 vf64_load_n(const double *p, int n) { return vf64_load_strided_n(p, 1, n); }

@@ -37,6 +37,12 @@ static inline void vf32_stream(float *p, vf32 v) { *p = v; }
 static inline vf32 vf32_gather(const float *p, vi32 idx) { return p[idx]; }
 static inline vf32 vf32_gather_n(const float *p, vi32 idx, int n) { return n > 0 ? p[idx] : 0.0f; }
 static inline vf32 vf32_load_strided(const float *p, ptrdiff_t stride) { return (void)stride, *p; }
+static inline void vf32_load_columns(const float *p, ptrdiff_t stride, vf32 column[4])
+{
+    (void)stride;
+    for (int k = 0; k < 4; k++)
+        column[k] = p[k];
+}
 static inline void vf32_store_strided(float *p, vf32 v, ptrdiff_t stride) { (void)stride, *p = v; }
 static inline vf32 vf32_load_strided_n(const float *p, ptrdiff_t stride, int n)
 {
@@ -147,6 +153,12 @@ static inline void vf64_stream(double *p, vf64 v) { *p = v; }
 static inline vf64 vf64_gather(const double *p, vi64 idx) { return p[idx]; }
 static inline vf64 vf64_gather_n(const double *p, vi64 idx, int n) { return n > 0 ? p[idx] : 0.0; }
 static inline vf64 vf64_load_strided(const double *p, ptrdiff_t stride) { return (void)stride, *p; }
+static inline void vf64_load_columns(const double *p, ptrdiff_t stride, vf64 column[4])
+{
+    (void)stride;
+    for (int k = 0; k < 4; k++)
+        column[k] = p[k];
+}
 static inline void vf64_store_strided(double *p, vf64 v, ptrdiff_t stride) { (void)stride, *p = v; }
 static inline vf64 vf64_load_strided_n(const double *p, ptrdiff_t stride, int n)
 {

@@ -16,6 +16,7 @@ from math import prod
 from typing import Literal
 
 from lossc.codegen.contraction import Code, Epilogue, Isa, rivals, types_of
+from lossc.codegen.conv_direct import direct_code, direct_plan
 from lossc.codegen.conv_gather import LONGEST_BLOCK, gather_code
 from lossc.codegen.conv_scatter import scatter_code
 from lossc.codegen.conv_weights import weights_code
@@ -106,6 +107,13 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
         code = gather_code(spec, found[0], isa, types, prefer, spread=found[1])
     else:
         code = scatter_code(spec, shape, isa, types, prefer)
+    if spec.direction == "forward" or (spec.direction == "bwd_data" and all(s == 1 for s in shape.stride)):
+        _, other = direct_plan(turned, isa, types, prefer)
+        assert code.choice is not None
+        choice = rivals(code.choice, other, 1.0, prefer)
+        if choice.name == other.name:
+            code = direct_code(spec, turned, isa, types, prefer)
+        code = replace(code, choice=choice)
     among = filterings(turned, winograd)
     if among and dtype == "f32" and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
         weights = spec.direction == "bwd_weights"

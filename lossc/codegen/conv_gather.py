@@ -30,7 +30,7 @@ from lossc.codegen.contraction import (
     tile_cycles,
     tiles,
 )
-from lossc.codegen.conv_window import Part, Spread, Window, affine, decode
+from lossc.codegen.conv_window import Part, Spread, Window, affine, decode, outer_axes
 from lossc.codegen.environment import render
 from lossc.codegen.names import comment
 
@@ -178,7 +178,7 @@ def gather_code(
     strip_rows = _strip_lines(shape, block.rows)
     strip_width = round_up(ceil(((block.row_columns - 1) * stride_w + shape.extent(-1)) / stride_w) + lanes, lanes)
     strip_image = strip_rows * stride_w * strip_width
-    outer = _outer_axes(shape, z)
+    outer = outer_axes(shape, z)
     planes = [(f"z{a}", prod(shape.in_shape[a + 1 :])) for a in range(len(outer))]
     source = affine(
         [(image, shape.source_strides[0]), (group, shape.ic * shape.source_strides[1]), ("ci", shape.source_strides[1])]
@@ -288,14 +288,3 @@ def gather_code(
     text = render("conv_gather.c.j2", {}, t=types, k=micro, f=view_f, g=g)
     before = prepared(spec, types, packed, "lib/gather_packing.j2", micro, g) if shape.frozen else None
     return Code(text, tuple(params), shared, local, choice, before)
-
-
-def _outer_axes(shape: Window, z: str) -> list[dict[str, str]]:
-    """C for the input coordinate of each axis before the last two, at output plane z and outer tap kz."""
-    axes = []
-    for a in range(len(shape.kernel) - 2):
-        below_out, below_taps = prod(shape.out_shape[a + 1 : -2]), prod(shape.kernel[a + 1 : -2])
-        out = "0" if z == "0" else f"{z} / {below_out} % {shape.out_shape[a]}"
-        tap = f"kz / {below_taps} % {shape.kernel[a]}" if shape.kernel[a] > 1 else "0"
-        axes.append({"at": affine([(out, shape.stride[a]), (tap, shape.dilation[a])], -shape.pad[a])})
-    return axes

@@ -153,3 +153,14 @@ def decode(parts: Sequence[Part], number: str = "u") -> tuple[list[str], dict[st
             names[part.start] = part.start
         below *= part.count
     return lines, names
+
+
+def outer_axes(shape: Window, z: str, taps: bool = True) -> list[dict[str, str]]:
+    """C for the input coordinate of each axis before the last two, at output plane z and outer tap kz, or its first."""
+    axes = []
+    for a in range(len(shape.kernel) - 2):
+        below_out, below_taps = prod(shape.out_shape[a + 1 : -2]), prod(shape.kernel[a + 1 : -2])
+        out = "0" if z == "0" else f"{z} / {below_out} % {shape.out_shape[a]}"
+        tap = f"kz / {below_taps} % {shape.kernel[a]}" if taps and shape.kernel[a] > 1 else "0"
+        axes.append({"at": affine([(out, shape.stride[a]), (tap, shape.dilation[a])], -shape.pad[a])})
+    return axes

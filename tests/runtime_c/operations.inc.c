@@ -109,6 +109,12 @@ static void JOIN(run_, X)(void)
         VI(store)(iout, VI(load_n)(ia + 1, n));
         emit(NAME(I, "load_n"), n, LANES, iout, sizeof *iout);
     }
+    VEC column[4];
+    V(load_columns)(a + 1, 3, column);
+    for (int k = 0; k < 4; k++) {
+        V(store)(wide, column[k]);
+        emit(NAME(X, "load_columns"), k, LANES, wide, sizeof *wide);
+    }
     for (size_t s = 0; s < sizeof strides / sizeof *strides; s++) {
         const ptrdiff_t stride = strides[s], first = stride < 0 ? SIZE - 1 : 0;
         char name[64];

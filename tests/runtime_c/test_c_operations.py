@@ -142,6 +142,8 @@ def test_memory(records: Records, isa: Isa, data: dict[str, dict[str, Array]], d
         assert same_bits(records[f"{dtype}_load_n", n], np.where(lane < n, a[1 : lanes + 1], a.dtype.type(0)))
         assert same_bits(records[f"{bits}_load_n", n], np.where(lane < n, ia[1 : lanes + 1], ia.dtype.type(0)))
         assert same_bits(records[f"{dtype}_gather_n", n], np.where(lane < n, a[idx], a.dtype.type(0)))
+    for k in range(4):
+        assert same_bits(records[f"{dtype}_load_columns", k], a[1 + 3 * lane + k])
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, -1, -3])
