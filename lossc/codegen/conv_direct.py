@@ -14,7 +14,9 @@ from math import ceil, prod
 from typing import Any
 
 from lossc.codegen.contraction import (
+    CACHE_LINE,
     L2_BYTES,
+    PANEL_BYTES,
     Choice,
     Code,
     Isa,
@@ -25,7 +27,6 @@ from lossc.codegen.contraction import (
     parameters,
     round_up,
     signature,
-    tile_cycles,
     tiles,
 )
 from lossc.codegen.conv_window import Part, Window, affine, decode, outer_axes
@@ -35,8 +36,10 @@ from lossc.codegen.names import comment
 MOST_POSITIONS = 512  # of a block, for whose sums there is room in the caches
 FEWEST_POSITIONS = 48  # of a part of a plane
 PARTS = (1, 2, 4, 8)  # into which the output channels of a block may be split
+FEW_TASKS = 16  # below which output channels are worth sharing out
 BALANCE = 4  # tasks come in multiples of this where they are few, for that many threads
-INNER_CHANNELS = 8  # from which the loop over channels is the innermost one, else the one over a row of taps
+INNER_CHANNELS = 8  # from which the loop over channels is the innermost one, else the one over a column of taps
+FAR_CYCLES = 0.3  # for a vector of a panel that does not stay in the L1 cache
 PACK_CYCLES = 1.0  # of one weight
 STORE_CYCLES = 6.0  # of one vector of results
 COLUMNS = 4  # output channels that are turned at a time
@@ -44,7 +47,6 @@ COLUMNS = 4  # output channels that are turned at a time
 
 @dataclass(frozen=True)
 class _Plan:
-    images: int
     rows: int
     row_columns: int
     tile_rows: int
@@ -59,26 +61,23 @@ class _Plan:
 
     def __str__(self) -> str:
         parts = f"/{self.parts}" if self.parts > 1 else ""
-        block = f"block {self.images}x{self.rows}x{self.row_columns}{parts}"
+        block = f"block {self.rows}x{self.row_columns}{parts}"
         tile = f"{self.tile_rows}x{self.tile_columns}" if self.tile_rows > 1 else f"{self.tile_columns}"
         return f"{tile}x{self.nv} {block}{' strip' if self.strip else ''}"
 
 
-def _blocks(shape: Window) -> Iterator[tuple[int, int, int]]:
-    """(images, rows, columns of a row) of blocks worth considering."""
+def _blocks(shape: Window) -> Iterator[tuple[int, int]]:
+    """(rows, columns of a row) of blocks worth considering."""
     height, width = shape.out_shape[-2:]
     fewest = ceil(width / MOST_POSITIONS)
     most = max(fewest, width // FEWEST_POSITIONS) if height == 1 else fewest
     for columns in dict.fromkeys(ceil(width / parts) for parts in range(fewest, most + 1)):
-        yield 1, 1, columns
+        yield 1, columns
     if fewest > 1:
         return
     for rows in sorted({ceil(height / parts) for parts in range(1, height + 1)} - {1}):
         if rows * width <= MOST_POSITIONS:
-            yield 1, rows, width
-    for images in (2, 4, 8):
-        if images <= shape.n and height * width <= MOST_POSITIONS:
-            yield images, height, width
+            yield rows, width
 
 
 def _tiles(isa: Isa, types: Types, vectors: int, rows: int, columns: int) -> Iterator[tuple[int, int, int]]:
@@ -146,19 +145,25 @@ def _source(shape: Window, plan: _Plan, types: Types) -> _Source:
     )
 
 
-def _levels(shape: Window, source: _Source, strip: bool) -> list[tuple[str, int, int]]:
-    """The loops over a sum's terms, the innermost last: axis, count and distance in x."""
+def _levels(shape: Window, source: _Source, strip: bool) -> list[tuple[int, int]]:
+    """The loops over a sum's terms, the innermost last: count and distance in x. Neighbours in a row of taps are none
+    of the innermost loop's: gcc would keep what two positions of a tile read in registers, of which none are left."""
     outer = [prod(shape.kernel[:-2])] if strip else list(shape.kernel[:-2])
-    taps = [(f"z{a}", count, step) for a, (count, step) in enumerate(zip(outer, source.outer, strict=True))] if outer \
-        else []
-    taps += [("h", shape.kernel[-2], source.tap_row), ("w", shape.kernel[-1], source.tap_column)]
-    channels = ("channel", shape.ic, source.channel)
-    levels = [*taps, channels] if _channels_inside(shape) else [channels, *taps]
-    return [level for level in levels if level[1] > 1] or [channels]
+    taps = list(zip(outer, source.outer, strict=True))
+    rows, columns = (shape.kernel[-2], source.tap_row), (shape.kernel[-1], source.tap_column)
+    channels = (shape.ic, source.channel)
+    levels = [*taps, rows, columns, channels] if _channels_inside(shape) else [channels, *taps, columns, rows]
+    return [level for level in levels if level[0] > 1] or [channels]
 
 
 def _channels_inside(shape: Window) -> bool:
-    return shape.ic >= INNER_CHANNELS or shape.ic >= shape.kernel[-1]
+    return shape.ic >= INNER_CHANNELS or shape.ic >= shape.kernel[-2]
+
+
+def _step(types: Types, plan: _Plan, nv: int, depth: int) -> float:
+    """Cycles of one term of a tile's sums: two FMAs and two loads a cycle, and what panels take from the L2 cache."""
+    far = depth * nv * types.lanes * types.size > PANEL_BYTES
+    return max(plan.mr * nv / 2, (plan.mr + nv) / 2, 4.0) + (FAR_CYCLES * nv if far else 0.0)
 
 
 def _cost(shape: Window, types: Types, plan: _Plan) -> float:
@@ -166,13 +171,13 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     vectors = ceil(shape.oc / types.lanes)
     source = _source(shape, plan, types)
     depth = shape.ic * shape.taps
-    inner = shape.ic if _channels_inside(shape) else shape.kernel[-1]
+    inner = shape.ic if _channels_inside(shape) else shape.kernel[-2]
     panels, rest = divmod(vectors, plan.nv)
     tiles_of_part = ceil((panels + (rest > 0)) / plan.parts)
     whole = min(panels, tiles_of_part)
 
     def tile(nv: int) -> float:
-        return depth * tile_cycles(plan.mr, nv) + 3 * depth / inner + 4 * plan.mr * nv + 20
+        return depth * _step(types, plan, nv, depth) + 3 * depth / inner + 4 * plan.mr * nv + 20
 
     positions = ceil(plan.rows / plan.tile_rows) * ceil(plan.row_columns / plan.tile_columns)
     compute = positions * (whole * tile(plan.nv) + (tile(rest) if tiles_of_part > whole else 0))
@@ -183,14 +188,18 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
         across = _Axis.of(shape, -1, True)
         each = 10 + 3 * source.width / types.lanes * (1 if across.source == 1 else types.lanes / 3)
         copy = shape.ic * prod(shape.kernel[:-2]) * source.lines * each
-    height, width = shape.out_shape[-2:]
-    planes = shape.groups * prod(shape.out_shape[:-2])
-    tasks = ceil(shape.n / plan.images) * planes * ceil(height / plan.rows) * ceil(width / plan.row_columns)
+    tasks = _blocks_of_call(shape, plan.rows, plan.row_columns) * plan.parts
     panel = depth * plan.nv * types.lanes
-    resident = (panel + plan.images * plan.rows * plan.row_columns * (plan.nv * types.lanes + shape.ic)) * types.size
+    resident = (panel + plan.rows * plan.row_columns * (plan.nv * types.lanes + shape.ic)) * types.size
     penalty = 1.1 if resident > L2_BYTES else 1.0
     pack = PACK_CYCLES * shape.groups * round_up(shape.oc, types.lanes) * depth
-    return round_up(tasks * plan.parts, BALANCE) * plan.images * (compute + copy + store) * penalty + pack
+    return round_up(tasks, BALANCE) * (compute + copy + store) * penalty + pack
+
+
+def _blocks_of_call(shape: Window, rows: int, columns: int) -> int:
+    height, width = shape.out_shape[-2:]
+    planes = shape.n * shape.groups * prod(shape.out_shape[:-2])
+    return planes * ceil(height / rows) * ceil(width / columns)
 
 
 def direct_plan(shape: Window, isa: Isa, types: Types, prefer: str = "") -> tuple[_Plan, Choice]:
@@ -199,12 +208,13 @@ def direct_plan(shape: Window, isa: Isa, types: Types, prefer: str = "") -> tupl
     strips = (False, True) if shape.inside() else (True,)
 
     def plans() -> Iterator[_Plan]:
-        for images, rows, columns in _blocks(shape):
+        for rows, columns in _blocks(shape):
+            few = _blocks_of_call(shape, rows, columns) < FEW_TASKS
             for tile_rows, tile_columns, nv in dict.fromkeys(_tiles(isa, types, vectors, rows, columns)):
-                for parts in PARTS:
+                for parts in PARTS if few else (1,):
                     if parts <= ceil(vectors / nv):
                         for strip in strips:
-                            yield _Plan(images, rows, columns, tile_rows, tile_columns, nv, parts, strip)
+                            yield _Plan(rows, columns, tile_rows, tile_columns, nv, parts, strip)
 
     form = f"conv direct {'x'.join(map(str, shape.kernel))}"
     return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"{form} {plan}", prefer)
@@ -223,7 +233,7 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
     part_tiles = ceil(tile_count / plan.parts)
 
     parts = [
-        Part("n1", "n1", shape.n, plan.images) if plan.images > 1 else Part("n", "n", shape.n, 1),
+        Part("n", "n", shape.n, 1),
         Part("group", "group", shape.groups, 1),
         Part("z", "z", prod(shape.out_shape[:-2]), 1),
         Part("h1", "h0", height, plan.rows),
@@ -231,12 +241,9 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
         Part("tile0", "tile0", tile_count, part_tiles),
     ]
     lines, at = decode(parts)
-    group, z, h0, h1, w0, w1, tile0 = (at[name] for name in ("group", "z", "h0", "h1", "w0", "w1", "tile0"))
-    image = "n" if plan.images > 1 else at["n"]
+    n, group, z, h0, h1, w0, w1, tile0 = (at[name] for name in ("n", "group", "z", "h0", "h1", "w0", "w1", "tile0"))
     if tile0 != "0":
         lines.append(f"const ptrdiff_t tile1 = {_end('tile0', part_tiles, tile_count)};")
-    if plan.images > 1 and at["n1"] != "0":
-        lines.append(f"const ptrdiff_t n2 = {_end('n1', plan.images, shape.n)};")
     j1 = affine([(z, plane), (h1, width), (w1, 1)])
     j2 = affine([(z, plane), (h0, width), (w0, 1)], (plan.rows - 1) * width + plan.row_columns)
     lines += [f"const ptrdiff_t j1 = {j1};", f"const ptrdiff_t j2 = {j2};"]
@@ -250,39 +257,43 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
         load=f"{types.vec}_load{'_n' if masked else ''}(o{', m' if masked else ''})",
         store=f"{types.vec}_store{'_n' if masked else ''}(o, %s{', m' if masked else ''})",
     )
-    if image == "0" and view_f.mentions("n"):
+    if n == "0" and view_f.mentions("n"):
         lines.append("const ptrdiff_t n = 0;")
 
     down, across = (_Axis.of(shape, axis, plan.strip) for axis in (-2, -1))
     axes = outer_axes(shape, z, taps=plan.strip)
     planes = [(f"z{a}", prod(shape.in_shape[a + 1 :])) for a in range(len(axes))]
-    image_terms = [(image, shape.source_strides[0]), (group, shape.ic * shape.source_strides[1])]
-    strip_image = shape.ic * source.channel
+    image_terms = [(n, shape.source_strides[0]), (group, shape.ic * shape.source_strides[1])]
     if plan.strip:
-        queued = ("(n - n1)" if at.get("n1", "0") != "0" else "n") if plan.images > 1 else "0"
-        x_block = affine([(queued, strip_image)], head="strip")
+        x_block = "strip"
     else:
         first = [(h0, shape.stride[-2] * source.width), (w0, shape.stride[-1])]
         corner = -shape.pad[-2] * source.width - shape.pad[-1]
         x_block = affine([*image_terms, *planes, *first], corner, head=shape.source)
 
     levels = _levels(shape, source, plan.strip)
-    jumps = [step - (levels[i + 1][1] * levels[i + 1][2] if i + 1 < len(levels) else 0)
-             for i, (_, _, step) in enumerate(levels)]  # fmt: skip
-    tile_view = {
+    within = [*(count * step for count, step in levels[1:]), 0]
+    jumps = [step - advanced for (_, step), advanced in zip(levels, within, strict=True)]
+    tile_view: dict[str, Any] = {
         "mr": plan.mr,
         "nr": nr,
+        "ahead": [],
         "offsets": [r * source.row + c * source.column for r in range(plan.tile_rows)
                     for c in range(plan.tile_columns)],
         "levels": [{"count": count, "jump": f"x {'+' if jump >= 0 else '-'}= {abs(jump)}"}
-                   for (_, count, _), jump in zip(levels, jumps, strict=True)],
+                   for (count, _), jump in zip(levels, jumps, strict=True)],
     }  # fmt: skip
+    if not plan.strip and _large(types, shape.n, shape.groups * shape.ic, prod(shape.in_shape)):
+        ahead = plan.row_columns * source.column if plan.row_columns < width else plan.rows * source.row
+        next_block = ahead if plan.row_columns < width or plan.rows < height else shape.source_strides[0]
+        span = tile_view["offsets"][-1]
+        tile_view["ahead"] = [next_block + place for place in range(0, span + 1, CACHE_LINE // types.size)]
     micros = [{"name": f"{spec.name}_tile", "nv": plan.nv}] if panels else []
     micros += [{"name": f"{spec.name}_rest" if panels else f"{spec.name}_tile", "nv": rest}] if rest else []
     inside = _channels_inside(shape)
 
     sums_size = types.aligned((plan.rows * plan.row_columns + lanes) * nr + COLUMNS)
-    local = sums_size + (types.aligned(plan.images * strip_image) if plan.strip else 0)
+    local = sums_size + (types.aligned(shape.ic * source.channel) if plan.strip else 0)
     shared = types.aligned(shape.groups * vectors * lanes * depth)
     params = parameters(spec, types, (shape.source, spec.w), shape.target)
     text = render(
@@ -313,18 +324,13 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
             "vectors": vectors,
             "group_size": vectors * lanes * depth,
             "panel_size": nr * depth,
-            "order": "taps][ci" if inside else "ci][taps",
-            "channel_step": 1 if inside else taps,
-            "tap_step": shape.ic if inside else 1,
+            "order": "taps][ci" if inside else "ci][taps by columns",
+            "term": f"ci + tap * {shape.ic}" if inside else affine([("ci", taps)]) + " + " + _column_major(shape),
             "row_tail": shape.oc % lanes != 0,
             "tile0": tile0,
             "tile1": str(tile_count) if tile0 == "0" else "tile1",
-            "images": plan.images,
-            "first_n": at.get("n1", "0"),
-            "last_n": str(shape.n) if at.get("n1", "0") == "0" else "n2",
             "strip": plan.strip,
             "strip_at": sums_size,
-            "strip_image": x_block,
             "strip_channel": source.channel,
             "strip_lines": source.lines,
             "strip_width": source.width,
@@ -345,13 +351,21 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
             "tile_columns": plan.tile_columns,
             "x_row": source.row,
             "x_column": source.column,
+            "fetch": range(0, plan.mr, CACHE_LINE // types.size)
+            if _large(types, shape.n, shape.groups * shape.oc, prod(shape.out_shape)) else (),
+            "fetch_at": affine(
+                [(n, shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
+                 ("tile", nr * shape.target_strides[1]), ("i", shape.target_strides[1]),
+                 (z, plane), (h0, width), (w0, 1)],
+                head=shape.target,
+            ),
             "fresh": "".join(f" + ({new} - {old}) * {by}" for new, old, by in fresh),
             "column_step": COLUMNS,
             "channel_tail": shape.oc % nr != 0 or nr % COLUMNS != 0,
             "channels": f"({shape.oc} - tile * {nr} < {nr} ? {shape.oc} - tile * {nr} : {nr})"
             if shape.oc % nr else str(nr),
             "c": affine([(group, shape.oc), ("tile", nr), ("r", 1), ("i", 1)]),
-            "out_at": affine([(image, shape.target_strides[0]), ("c", shape.target_strides[1])], head=shape.target),
+            "out_at": affine([(n, shape.target_strides[0]), ("c", shape.target_strides[1])], head=shape.target),
             "masked_store": masked,
             "needs_m": view_f.mentions("m"),
             "decode": lines,
@@ -361,6 +375,19 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
     return Code(text, tuple(params), shared, local, choice)
 
 
+def _large(types: Types, images: int, channels: int, plane: int) -> bool:
+    """Whether a blob comes from beyond the L2 cache."""
+    return images * channels * plane * types.size > L2_BYTES
+
+
 def _end(first: str, step: int, size: int) -> str:
     """C for the end of a part that begins at `first`."""
     return f"{first} + {step}" if size % step == 0 else f"{first} + {step} < {size} ? {first} + {step} : {size}"
+
+
+def _column_major(shape: Window) -> str:
+    """C for the place of a tap where a plane's columns of taps follow each other."""
+    height, width = shape.kernel[-2:]
+    outer = prod(shape.kernel[:-2]) > 1
+    terms = [(f"tap / {height * width}" if outer else "0", height * width), (f"tap % {width}", height)]
+    return affine([*terms, (f"tap / {width}{f' % {height}' if outer else ''}", 1)])
