@@ -40,8 +40,9 @@ FEW_TASKS = 16  # below which output channels are worth sharing out
 BALANCE = 4  # tasks come in multiples of this where they are few, for that many threads
 INNER_CHANNELS = 8  # from which the loop over channels is the innermost one, else the one over a column of taps
 FAR_CYCLES = 0.3  # for a vector of a panel that does not stay in the L1 cache
-PACK_CYCLES = 1.0  # of one weight
+PACK_CYCLES = {"vector": 0.2, "columns": 0.4, "scalar": 1.2}  # of one weight
 STORE_CYCLES = 6.0  # of one vector of results
+FAR_SUMS = 1.5  # times that, where a block's sums do not stay in the L1 cache
 COLUMNS = 4  # output channels that are turned at a time
 
 
@@ -182,7 +183,8 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     positions = ceil(plan.rows / plan.tile_rows) * ceil(plan.row_columns / plan.tile_columns)
     compute = positions * (whole * tile(plan.nv) + (tile(rest) if tiles_of_part > whole else 0))
     row_vectors = ceil(plan.rows * plan.row_columns / types.lanes)
-    store = shape.oc / plan.parts * row_vectors * STORE_CYCLES
+    far = plan.rows * plan.row_columns * plan.nv * types.lanes * types.size > PANEL_BYTES
+    store = shape.oc / plan.parts * row_vectors * STORE_CYCLES * (FAR_SUMS if far else 1.0)
     copy = 0.0
     if plan.strip:
         across = _Axis.of(shape, -1, True)
@@ -192,7 +194,7 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     panel = depth * plan.nv * types.lanes
     resident = (panel + plan.rows * plan.row_columns * (plan.nv * types.lanes + shape.ic)) * types.size
     penalty = 1.1 if resident > L2_BYTES else 1.0
-    pack = PACK_CYCLES * shape.groups * round_up(shape.oc, types.lanes) * depth
+    pack = PACK_CYCLES[_packing(shape, types)] * shape.groups * vectors * types.lanes * depth
     return round_up(tasks, BALANCE) * (compute + copy + store) * penalty + pack
 
 
@@ -200,6 +202,15 @@ def _blocks_of_call(shape: Window, rows: int, columns: int) -> int:
     height, width = shape.out_shape[-2:]
     planes = shape.n * shape.groups * prod(shape.out_shape[:-2])
     return planes * ceil(height / rows) * ceil(width / columns)
+
+
+def _packing(shape: Window, types: Types) -> str:
+    """How weights are packed: a vector at a time, `COLUMNS` neighbouring terms of each output channel, or singly."""
+    if shape.w_row == 1:
+        return "vector"
+    run = shape.ic if shape.taps == 1 else shape.taps
+    along = shape.w_channel == 1 or shape.taps > 1
+    return "columns" if along and run >= COLUMNS and shape.oc % types.lanes == 0 else "scalar"
 
 
 def direct_plan(shape: Window, isa: Isa, types: Types, prefer: str = "") -> tuple[_Plan, Choice]:
@@ -291,6 +302,7 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
     micros = [{"name": f"{spec.name}_tile", "nv": plan.nv}] if panels else []
     micros += [{"name": f"{spec.name}_rest" if panels else f"{spec.name}_tile", "nv": rest}] if rest else []
     inside = _channels_inside(shape)
+    channel = "ci" if taps > 1 and shape.ic > 1 else "0"
 
     sums_size = types.aligned((plan.rows * plan.row_columns + lanes) * nr + COLUMNS)
     local = sums_size + (types.aligned(shape.ic * source.channel) if plan.strip else 0)
@@ -311,12 +323,16 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
             "target": shape.target,
             "w": spec.w,
             "w_row": shape.w_row,
-            "w_from": shape.weights_at(spec.w, "group" if shape.groups > 1 else "0"),
-            "flip": shape.flipped,
+            "w_from": shape.weights_at(spec.w, "group" if shape.groups > 1 else "0", channel),
+            "w_step": shape.w_channel if taps == 1 else 1,
+            "packing": _packing(shape, types),
+            "pack_channels": 1 if taps == 1 else shape.ic,
+            "pack_terms": shape.ic if taps == 1 else taps,
+            "pack_decode": ", ".join(_pack_decode(shape, vectors, 1 if taps == 1 else shape.ic)),
+            "flip": shape.flipped and taps > 1,
             "groups": shape.groups,
             "ic": shape.ic,
             "oc": shape.oc,
-            "kk": taps,
             "kz": prod(shape.kernel[:-2]),
             "nv": plan.nv,
             "rest": rest,
@@ -325,7 +341,7 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
             "group_size": vectors * lanes * depth,
             "panel_size": nr * depth,
             "order": "taps][ci" if inside else "ci][taps by columns",
-            "term": f"ci + tap * {shape.ic}" if inside else affine([("ci", taps)]) + " + " + _column_major(shape),
+            "term": _term(shape, channel, inside),
             "row_tail": shape.oc % lanes != 0,
             "tile0": tile0,
             "tile1": str(tile_count) if tile0 == "0" else "tile1",
@@ -385,9 +401,21 @@ def _end(first: str, step: int, size: int) -> str:
     return f"{first} + {step}" if size % step == 0 else f"{first} + {step} < {size} ? {first} + {step} : {size}"
 
 
-def _column_major(shape: Window) -> str:
-    """C for the place of a tap where a plane's columns of taps follow each other."""
+def _pack_decode(shape: Window, vectors: int, channels: int) -> list[str]:
+    """C for the group, vector of output channels and channel of a part of the weights."""
+    below = "" if channels == 1 else f" / {channels}"
+    parts = [f"group = u / {vectors * channels}"] if shape.groups > 1 else []
+    parts.append(f"v = u{below}{f' % {vectors}' if shape.groups > 1 else ''}")
+    return [*parts, f"ci = u % {channels}"] if channels > 1 else parts
+
+
+def _term(shape: Window, channel: str, inside: bool) -> str:
+    """C for the place of tap `p` of a channel among a sum's terms, or of channel `p` where there is one tap."""
+    if shape.taps == 1:
+        return "p"
+    if inside:
+        return affine([("p", shape.ic), (channel, 1)])
     height, width = shape.kernel[-2:]
     outer = prod(shape.kernel[:-2]) > 1
-    terms = [(f"tap / {height * width}" if outer else "0", height * width), (f"tap % {width}", height)]
-    return affine([*terms, (f"tap / {width}{f' % {height}' if outer else ''}", 1)])
+    terms = [(channel, shape.taps), (f"p / {height * width}" if outer else "0", height * width), (f"p % {width}", height)]
+    return affine([*terms, (f"p / {width}{f' % {height}' if outer else ''}", 1)])

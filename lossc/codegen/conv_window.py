@@ -47,9 +47,9 @@ class Window:
         """Inputs that one output position spans."""
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
-    def weights_at(self, head: str, group: str) -> str:
+    def weights_at(self, head: str, group: str, channel: str = "ci") -> str:
         """C for the first tap that a row of the micro-kernel's a needs: of output `row0` and input channel `ci`."""
-        terms = [(group, self.w_group), ("row0", self.w_row), ("ci", self.w_channel)]
+        terms = [(group, self.w_group), ("row0", self.w_row), (channel, self.w_channel)]
         return affine(terms, self.taps - 1 if self.flipped else 0, head=head)
 
     def inside(self) -> bool:
