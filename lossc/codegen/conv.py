@@ -1,8 +1,11 @@
 """C code of a convolution and its two gradients over any number of spatial axes.
 
-- Gather: an implicit matrix product with columns gathered per block (``conv_gather``). It serves the forward pass, and
-  the gradient of the data where the stride is 1: that is a convolution of dy with turned weights. So it is for 1 x 1
-  kernels with a stride, whose results are spread out.
+- Direct (``conv_direct``): x is broadcast from where it lies or from a strip with margins, vectors run over output
+  channels. It serves the forward pass, and the gradient of the data where the stride is 1: that is a convolution of dy
+  with turned weights.
+- Gather: an implicit matrix product with columns gathered per block (``conv_gather``), vectors along positions. It serves
+  the same, where output channels are too few for vectors, and the gradient of the data of 1 x 1 kernels with a stride,
+  whose results are spread out.
 - Scatter (``conv_scatter``): columns of the gradient are computed per block and added where they came from.
 - Weights (``conv_weights``): taps of x are broadcast from where they lie, vectors run over output channels.
 - Winograd (``winograd``, ``winograd_weights``): all three directions for 3 x 3 and 5 x 5 kernels of stride 1, where
@@ -16,7 +19,8 @@ from math import prod
 from typing import Literal
 
 from lossc.codegen.contraction import Code, Epilogue, Isa, rivals, types_of
-from lossc.codegen.conv_direct import direct_code, direct_plan
+from lossc.codegen.conv_direct import direct_code
+from lossc.codegen.conv_direct_plan import direct_plan
 from lossc.codegen.conv_gather import LONGEST_BLOCK, gather_code
 from lossc.codegen.conv_scatter import scatter_code
 from lossc.codegen.conv_weights import weights_code

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from contraction_harness import GUARD, REAL, Library, local_names
 
-from lossc.codegen.contraction import LOCALS, Epilogue
+from lossc.codegen.contraction import LOCALS, Epilogue, types_of
 from lossc.codegen.conv import ConvSpec, conv_code
+from lossc.codegen.conv_gather import gather_code
+from lossc.codegen.conv_window import window
 from lossc.errors import InternalError
 from lossc.targets import AVX512, ISAS, runnable_targets
 
@@ -222,7 +224,10 @@ def test_gradients_of_strided_pointwise_convolutions(tmp_path):
 
 def test_few_large_blocks_are_shared_out_by_channels():
     (spec,) = [spec for spec in real_specs() if spec.name == "shared_forward"]
-    assert re.search(r"block \d+x1x49/[24] ", conv_code(spec, AVX512, "f32").choice.name)
+    gathered = gather_code(spec, window(spec), AVX512, types_of(AVX512, "f32"))
+    assert re.search(r"block \d+x1x49/[24] ", gathered.choice.name)
+    (spec,) = [replace(spec, n=1) for spec in real_specs() if spec.name == "shared_forward"]
+    assert re.search(r"block 1x49/[24]", conv_code(spec, AVX512, "f32").choice.name)
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])

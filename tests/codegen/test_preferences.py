@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 from test_conv import DIRECTIONS, conv
 
-from lossc.codegen import conv_gather, conv_scatter, conv_weights, gemm, winograd, winograd_weights
+from lossc.codegen import conv_direct_plan, conv_gather, conv_scatter, conv_weights, gemm, winograd, winograd_weights
 from lossc.codegen.contraction import RANKED, Choice, choose, rivals
 from lossc.codegen.contractions import Contraction
 from lossc.codegen.gemm import GemmSpec
@@ -40,7 +40,7 @@ def test_names_tell_candidates_apart(isa, monkeypatch):
             assert len(costs) == len(candidates)
         return choose(candidates, cost, name, prefer)
 
-    for module in (gemm, conv_gather, conv_scatter, conv_weights, winograd, winograd_weights):
+    for module in (gemm, conv_direct_plan, conv_gather, conv_scatter, conv_weights, winograd, winograd_weights):
         monkeypatch.setattr(module, "choose", spy)
     for each in CONTRACTIONS:
         each.code(isa, "f32")

@@ -123,8 +123,8 @@ layer { name: "y" type: "Convolution" bottom: "x" top: "y"
     [
         ([], 2, "conv winograd F(2x2,3x3)"),
         (["--winograd", "4"], 4, "conv winograd F(4x4,3x3)"),
-        (["--no-winograd"], 0, "conv gather"),
-        (["--exact"], 0, "conv gather"),
+        (["--no-winograd"], 0, "conv direct"),
+        (["--exact"], 0, "conv direct"),
     ],
 )
 def test_options_choose_among_the_algorithms(options, winograd, algorithm, tmp_path):

@@ -1,0 +1,217 @@
+"""Which blocks and register tiles a direct convolution takes, where it reads x, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, prod
+
+from lossc.codegen.contraction import (
+    L2_BYTES,
+    PANEL_BYTES,
+    Choice,
+    Isa,
+    Types,
+    choose,
+    crowded,
+    round_up,
+    tiles,
+)
+from lossc.codegen.conv_window import Window
+
+MOST_POSITIONS = 512  # of a block, for whose sums there is room in the caches
+FEWEST_POSITIONS = 48  # of a part of a plane
+PARTS = (1, 2, 4, 8)  # into which the output channels of a block may be split
+FEW_TASKS = 16  # below which output channels are worth sharing out
+BALANCE = 4  # tasks come in multiples of this where they are few, for that many threads
+INNER_CHANNELS = 8  # from which the loop over channels is the innermost one, else the one over a column of taps
+FAR_CYCLES = 0.3  # for a vector of a panel that does not stay in the L1 cache
+PACK_CYCLES = {"vector": 0.2, "columns": 0.4, "scalar": 1.2}  # of one weight
+STORE_CYCLES = 6.0  # of one vector of results
+FAR_SUMS = 1.5  # times that, where a block's sums do not stay in the L1 cache
+COLUMNS = 4  # output channels that are turned at a time
+
+
+@dataclass(frozen=True)
+class Plan:
+    rows: int
+    row_columns: int
+    tile_rows: int
+    tile_columns: int
+    nv: int
+    parts: int  # tasks that share out the output channels of a block
+    strip: bool
+
+    @property
+    def mr(self) -> int:
+        return self.tile_rows * self.tile_columns
+
+    def __str__(self) -> str:
+        parts = f"/{self.parts}" if self.parts > 1 else ""
+        block = f"block {self.rows}x{self.row_columns}{parts}"
+        tile = f"{self.tile_rows}x{self.tile_columns}" if self.tile_rows > 1 else f"{self.tile_columns}"
+        return f"{tile}x{self.nv} {block}{' strip' if self.strip else ''}"
+
+
+def _blocks(shape: Window) -> Iterator[tuple[int, int]]:
+    """(rows, columns of a row) of blocks worth considering."""
+    height, width = shape.out_shape[-2:]
+    fewest = ceil(width / MOST_POSITIONS)
+    most = max(fewest, width // FEWEST_POSITIONS) if height == 1 else fewest
+    for columns in dict.fromkeys(ceil(width / parts) for parts in range(fewest, most + 1)):
+        yield 1, columns
+    if fewest > 1:
+        return
+    for rows in sorted({ceil(height / parts) for parts in range(1, height + 1)} - {1}):
+        if rows * width <= MOST_POSITIONS:
+            yield rows, width
+
+
+def _tiles(isa: Isa, types: Types, vectors: int, rows: int, columns: int) -> Iterator[tuple[int, int, int]]:
+    """(rows, columns, vectors) of register tiles that divide a block well."""
+    most: dict[int, int] = {}
+    for mr, nv in tiles(isa, types, rows * columns):
+        if nv <= vectors:
+            most[nv] = max(mr, most.get(nv, 0))
+    for nv, mr in most.items():
+        if mr >= columns:
+            yield ceil(rows / ceil(rows / (mr // columns))), columns, nv
+        parts = ceil(columns / mr)
+        for columns_of_tile in {ceil(columns / parts), ceil(columns / (parts + 1))}:
+            yield 1, columns_of_tile, nv
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How the positions of one axis lie in what is read: ``step`` apart there, and in x for each line read."""
+
+    step: int
+    source: int
+
+    @staticmethod
+    def of(shape: Window, axis: int, strip: bool) -> Axis:
+        """A strip holds what is read alone: where the kernel has one tap, what lies between is left out."""
+        dense = strip and shape.kernel[axis] == 1
+        return Axis(1, shape.stride[axis]) if dense else Axis(shape.stride[axis], 1)
+
+    def count(self, shape: Window, axis: int, outputs: int) -> int:
+        """Lines or columns that so many outputs read."""
+        return (outputs - 1) * self.step + shape.extent(axis)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a block's elements of x lie, in place or in a strip: distances in elements."""
+
+    lines: int  # of the strip, for each channel and outer tap
+    width: int  # of a line
+    channel: int
+    outer: tuple[int, ...]  # of neighbouring taps, for each axis before the last two; of the strip's all in one
+    row: int  # of neighbouring rows of outputs
+    column: int
+    tap_row: int
+    tap_column: int
+
+
+def source_of(shape: Window, plan: Plan, types: Types) -> Source:
+    down, across = (Axis.of(shape, axis, plan.strip) for axis in (-2, -1))
+    dilation_h, dilation_w = shape.dilation[-2:]
+    if not plan.strip:
+        width = shape.in_shape[-1]
+        last = range(len(shape.kernel) - 2)
+        outer = tuple(shape.dilation[a] * prod(shape.in_shape[a + 1 :]) for a in last)
+        channel = shape.source_strides[1]
+        return Source(0, width, channel, outer, down.step * width, across.step, dilation_h * width, dilation_w)
+    lines = down.count(shape, -2, plan.rows)
+    width = round_up(across.count(shape, -1, plan.row_columns), types.lanes)
+    channel = prod(shape.kernel[:-2]) * lines * width
+    if crowded(16, channel, types.size):
+        channel += types.aligned(1)
+    return Source(
+        lines, width, channel, (lines * width,), down.step * width, across.step, dilation_h * width, dilation_w
+    )
+
+
+def levels_of(shape: Window, source: Source, strip: bool) -> list[tuple[int, int]]:
+    """The loops over a sum's terms, the innermost last: count and distance in x. Neighbours in a row of taps are none
+    of the innermost loop's: gcc would keep what two positions of a tile read in registers, of which none are left."""
+    outer = [prod(shape.kernel[:-2])] if strip else list(shape.kernel[:-2])
+    taps = list(zip(outer, source.outer, strict=True))
+    rows, columns = (shape.kernel[-2], source.tap_row), (shape.kernel[-1], source.tap_column)
+    channels = (shape.ic, source.channel)
+    levels = [*taps, rows, columns, channels] if channels_inside(shape) else [channels, *taps, columns, rows]
+    return [level for level in levels if level[0] > 1] or [channels]
+
+
+def channels_inside(shape: Window) -> bool:
+    return shape.ic >= INNER_CHANNELS or shape.ic >= shape.kernel[-2]
+
+
+def _step(types: Types, plan: Plan, nv: int, depth: int) -> float:
+    """Cycles of one term of a tile's sums: two FMAs and two loads a cycle, and what panels take from the L2 cache."""
+    far = depth * nv * types.lanes * types.size > PANEL_BYTES
+    return max(plan.mr * nv / 2, (plan.mr + nv) / 2, 4.0) + (FAR_CYCLES * nv if far else 0.0)
+
+
+def _cost(shape: Window, types: Types, plan: Plan) -> float:
+    """Cycles of the whole convolution, for one thread."""
+    vectors = ceil(shape.oc / types.lanes)
+    source = source_of(shape, plan, types)
+    depth = shape.ic * shape.taps
+    inner = shape.ic if channels_inside(shape) else shape.kernel[-2]
+    panels, rest = divmod(vectors, plan.nv)
+    tiles_of_part = ceil((panels + (rest > 0)) / plan.parts)
+    whole = min(panels, tiles_of_part)
+
+    def tile(nv: int) -> float:
+        return depth * _step(types, plan, nv, depth) + 3 * depth / inner + 4 * plan.mr * nv + 20
+
+    positions = ceil(plan.rows / plan.tile_rows) * ceil(plan.row_columns / plan.tile_columns)
+    compute = positions * (whole * tile(plan.nv) + (tile(rest) if tiles_of_part > whole else 0))
+    row_vectors = ceil(plan.rows * plan.row_columns / types.lanes)
+    far = plan.rows * plan.row_columns * plan.nv * types.lanes * types.size > PANEL_BYTES
+    store = shape.oc / plan.parts * row_vectors * STORE_CYCLES * (FAR_SUMS if far else 1.0)
+    copy = 0.0
+    if plan.strip:
+        across = Axis.of(shape, -1, True)
+        each = 10 + 3 * source.width / types.lanes * (1 if across.source == 1 else types.lanes / 3)
+        copy = shape.ic * prod(shape.kernel[:-2]) * source.lines * each
+    tasks = _blocks_of_call(shape, plan.rows, plan.row_columns) * plan.parts
+    panel = depth * plan.nv * types.lanes
+    resident = (panel + plan.rows * plan.row_columns * (plan.nv * types.lanes + shape.ic)) * types.size
+    penalty = 1.1 if resident > L2_BYTES else 1.0
+    pack = PACK_CYCLES[packing(shape, types)] * shape.groups * vectors * types.lanes * depth
+    return round_up(tasks, BALANCE) * (compute + copy + store) * penalty + pack
+
+
+def _blocks_of_call(shape: Window, rows: int, columns: int) -> int:
+    height, width = shape.out_shape[-2:]
+    planes = shape.n * shape.groups * prod(shape.out_shape[:-2])
+    return planes * ceil(height / rows) * ceil(width / columns)
+
+
+def packing(shape: Window, types: Types) -> str:
+    """How weights are packed: a vector at a time, `COLUMNS` neighbouring terms of each output channel, or singly."""
+    if shape.w_row == 1:
+        return "vector"
+    run = shape.ic if shape.taps == 1 else shape.taps
+    along = shape.w_channel == 1 or shape.taps > 1
+    return "columns" if along and run >= COLUMNS and shape.oc % types.lanes == 0 else "scalar"
+
+
+def direct_plan(shape: Window, isa: Isa, types: Types, prefer: str = "") -> tuple[Plan, Choice]:
+    """The best blocks and register tile, and how they were chosen."""
+    vectors = ceil(shape.oc / types.lanes)
+    strips = (False, True) if shape.inside() else (True,)
+
+    def plans() -> Iterator[Plan]:
+        for rows, columns in _blocks(shape):
+            few = _blocks_of_call(shape, rows, columns) < FEW_TASKS
+            for tile_rows, tile_columns, nv in dict.fromkeys(_tiles(isa, types, vectors, rows, columns)):
+                for parts in PARTS if few else (1,):
+                    if parts <= ceil(vectors / nv):
+                        for strip in strips:
+                            yield Plan(rows, columns, tile_rows, tile_columns, nv, parts, strip)
+
+    form = f"conv direct {'x'.join(map(str, shape.kernel))}"
+    return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"{form} {plan}", prefer)
