@@ -268,7 +268,7 @@ def signature(name: str, params: Sequence[str], types: Types, shared: int, local
 
 
 def prepared(
-    spec: Any, types: Types, size: int, packing: str, k: Micro, g: dict[str, Any], *, packed: str = "packed",
+    spec: Any, types: Types, size: int, packing: str, k: Any, g: dict[str, Any], *, packed: str = "packed",
     transposes: bool = False,
 ) -> Prepared:  # fmt: skip
     """The function that packs the spec's frozen operand: ``packing`` is the template whose macro ``pack`` does so."""

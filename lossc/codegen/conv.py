@@ -3,9 +3,9 @@
 - Direct (``conv_direct``): x is broadcast from where it lies or from a strip with margins, vectors run over output
   channels. It serves the forward pass, and the gradient of the data where the stride is 1: that is a convolution of dy
   with turned weights.
-- Gather: an implicit matrix product with columns gathered per block (``conv_gather``), vectors along positions. It serves
-  the same, where output channels are too few for vectors, and the gradient of the data of 1 x 1 kernels with a stride,
-  whose results are spread out.
+- Gather: an implicit matrix product with columns gathered per block (``conv_gather``), vectors along positions. It
+  serves the same, where output channels are too few for vectors, and the gradient of the data of 1 x 1 kernels with a
+  stride, whose results are spread out.
 - Scatter (``conv_scatter``): columns of the gradient are computed per block and added where they came from.
 - Weights (``conv_weights``): taps of x are broadcast from where they lie, vectors run over output channels.
 - Winograd (``winograd``, ``winograd_weights``): all three directions for 3 x 3 and 5 x 5 kernels of stride 1, where

@@ -11,7 +11,7 @@ from __future__ import annotations
 from math import ceil, prod
 from typing import Any
 
-from lossc.codegen.contraction import CACHE_LINE, L2_BYTES, Code, Isa, Types, finish, parameters, signature
+from lossc.codegen.contraction import CACHE_LINE, L2_BYTES, Code, Isa, Types, finish, parameters, prepared, signature
 from lossc.codegen.conv_direct_plan import COLUMNS, Axis, channels_inside, direct_plan, levels_of, packing, source_of
 from lossc.codegen.conv_window import Part, Window, affine, decode, outer_axes
 from lossc.codegen.environment import render
@@ -93,89 +93,86 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
 
     sums_size = types.aligned((plan.rows * plan.row_columns + lanes) * nr + COLUMNS)
     local = sums_size + (types.aligned(shape.ic * source.channel) if plan.strip else 0)
-    shared = types.aligned(shape.groups * vectors * lanes * depth)
-    params = parameters(spec, types, (shape.source, spec.w), shape.target)
-    text = render(
-        "conv_direct.c.j2",
-        {},
-        t=types,
-        f=view_f,
-        k=tile_view,
-        g={
-            "name": spec.name,
-            "comment": comment(spec.comment),
-            "signature": signature(spec.name, params, types, shared, local),
-            "micros": micros,
-            "source": shape.source,
-            "target": shape.target,
-            "w": spec.w,
-            "w_row": shape.w_row,
-            "w_from": shape.weights_at(spec.w, "group" if shape.groups > 1 else "0", channel),
-            "w_step": shape.w_channel if taps == 1 else 1,
-            "packing": packing(shape, types),
-            "pack_channels": 1 if taps == 1 else shape.ic,
-            "pack_terms": shape.ic if taps == 1 else taps,
-            "pack_decode": ", ".join(_pack_decode(shape, vectors, 1 if taps == 1 else shape.ic)),
-            "flip": shape.flipped and taps > 1,
-            "groups": shape.groups,
-            "ic": shape.ic,
-            "oc": shape.oc,
-            "kz": prod(shape.kernel[:-2]),
-            "nv": plan.nv,
-            "rest": rest,
-            "panels": panels,
-            "vectors": vectors,
-            "group_size": vectors * lanes * depth,
-            "panel_size": nr * depth,
-            "order": "taps][ci" if inside else "ci][taps by columns",
-            "term": _term(shape, channel, inside),
-            "row_tail": shape.oc % lanes != 0,
-            "tile0": tile0,
-            "tile1": str(tile_count) if tile0 == "0" else "tile1",
-            "strip": plan.strip,
-            "strip_at": sums_size,
-            "strip_channel": source.channel,
-            "strip_lines": source.lines,
-            "strip_width": source.width,
-            "across": across.source,
-            "down": down.source,
-            "first_y": affine([(h0, shape.stride[-2])], -shape.pad[-2]),
-            "first_x": affine([(w0, shape.stride[-1])], -shape.pad[-1]),
-            "ih": shape.in_shape[-2],
-            "iw": shape.in_shape[-1],
-            "outer": axes,
-            "inside": "".join(f"z{a} >= 0 && z{a} < {shape.in_shape[a]} && " for a in range(len(axes))),
-            "image": affine([*image_terms, ("ci", shape.source_strides[1]), *planes], head=shape.source),
-            "x_block": x_block,
-            "packed": affine([(group, vectors * lanes * depth), ("tile", nr * depth)], head="packed"),
-            "rows": plan.rows,
-            "row_columns": plan.row_columns,
-            "tile_rows": plan.tile_rows,
-            "tile_columns": plan.tile_columns,
-            "x_row": source.row,
-            "x_column": source.column,
-            "fetch": range(0, plan.mr, CACHE_LINE // types.size)
-            if _large(types, shape.n, shape.groups * shape.oc, prod(shape.out_shape)) else (),
-            "fetch_at": affine(
-                [(n, shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
-                 ("tile", nr * shape.target_strides[1]), ("i", shape.target_strides[1]),
-                 (z, plane), (h0, width), (w0, 1)],
-                head=shape.target,
-            ),
-            "fresh": "".join(f" + ({new} - {old}) * {by}" for new, old, by in fresh),
-            "column_step": COLUMNS,
-            "channel_tail": shape.oc % nr != 0 or nr % COLUMNS != 0,
-            "channels": f"({shape.oc} - tile * {nr} < {nr} ? {shape.oc} - tile * {nr} : {nr})"
-            if shape.oc % nr else str(nr),
-            "c": affine([(group, shape.oc), ("tile", nr), ("r", 1), ("i", 1)]),
-            "out_at": affine([(n, shape.target_strides[0]), ("c", shape.target_strides[1])], head=shape.target),
-            "masked_store": masked,
-            "needs_m": view_f.mentions("m"),
-            "decode": lines,
-            "tasks": prod(part.count for part in parts),
-        },
-    )  # fmt: skip
-    return Code(text, tuple(params), shared, local, choice)
+    packed = types.aligned(shape.groups * vectors * lanes * depth)
+    shared = 0 if shape.frozen else packed
+    params = parameters(spec, types, (shape.source, "packed" if shape.frozen else spec.w), shape.target)
+    g = {
+        "name": spec.name,
+        "comment": comment(spec.comment),
+        "signature": signature(spec.name, params, types, shared, local),
+        "micros": micros,
+        "source": shape.source,
+        "target": shape.target,
+        "w": spec.w,
+        "w_row": shape.w_row,
+        "w_from": shape.weights_at(spec.w, "group" if shape.groups > 1 else "0", channel),
+        "w_step": shape.w_channel if taps == 1 else 1,
+        "packing": packing(shape, types),
+        "pack_channels": 1 if taps == 1 else shape.ic,
+        "pack_terms": shape.ic if taps == 1 else taps,
+        "pack_decode": ", ".join(_pack_decode(shape, vectors, 1 if taps == 1 else shape.ic)),
+        "pack_here": not shape.frozen,
+        "flip": shape.flipped and taps > 1,
+        "groups": shape.groups,
+        "ic": shape.ic,
+        "oc": shape.oc,
+        "kz": prod(shape.kernel[:-2]),
+        "nv": plan.nv,
+        "rest": rest,
+        "panels": panels,
+        "vectors": vectors,
+        "group_size": vectors * lanes * depth,
+        "panel_size": nr * depth,
+        "order": "taps][ci" if inside else "ci][taps by columns",
+        "term": _term(shape, channel, inside),
+        "row_tail": shape.oc % lanes != 0,
+        "tile0": tile0,
+        "tile1": str(tile_count) if tile0 == "0" else "tile1",
+        "strip": plan.strip,
+        "strip_at": sums_size,
+        "strip_channel": source.channel,
+        "strip_lines": source.lines,
+        "strip_width": source.width,
+        "across": across.source,
+        "down": down.source,
+        "first_y": affine([(h0, shape.stride[-2])], -shape.pad[-2]),
+        "first_x": affine([(w0, shape.stride[-1])], -shape.pad[-1]),
+        "ih": shape.in_shape[-2],
+        "iw": shape.in_shape[-1],
+        "outer": axes,
+        "inside": "".join(f"z{a} >= 0 && z{a} < {shape.in_shape[a]} && " for a in range(len(axes))),
+        "image": affine([*image_terms, ("ci", shape.source_strides[1]), *planes], head=shape.source),
+        "x_block": x_block,
+        "packed": affine([(group, vectors * lanes * depth), ("tile", nr * depth)], head="packed"),
+        "rows": plan.rows,
+        "row_columns": plan.row_columns,
+        "tile_rows": plan.tile_rows,
+        "tile_columns": plan.tile_columns,
+        "x_row": source.row,
+        "x_column": source.column,
+        "fetch": range(0, plan.mr, CACHE_LINE // types.size)
+        if _large(types, shape.n, shape.groups * shape.oc, prod(shape.out_shape)) else (),
+        "fetch_at": affine(
+            [(n, shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
+             ("tile", nr * shape.target_strides[1]), ("i", shape.target_strides[1]),
+             (z, plane), (h0, width), (w0, 1)],
+            head=shape.target,
+        ),
+        "fresh": "".join(f" + ({new} - {old}) * {by}" for new, old, by in fresh),
+        "column_step": COLUMNS,
+        "channel_tail": shape.oc % nr != 0 or nr % COLUMNS != 0,
+        "channels": f"({shape.oc} - tile * {nr} < {nr} ? {shape.oc} - tile * {nr} : {nr})"
+        if shape.oc % nr else str(nr),
+        "c": affine([(group, shape.oc), ("tile", nr), ("r", 1), ("i", 1)]),
+        "out_at": affine([(n, shape.target_strides[0]), ("c", shape.target_strides[1])], head=shape.target),
+        "masked_store": masked,
+        "needs_m": view_f.mentions("m"),
+        "decode": lines,
+        "tasks": prod(part.count for part in parts),
+    }  # fmt: skip
+    text = render("conv_direct.c.j2", {}, t=types, k=tile_view, f=view_f, g=g)
+    before = prepared(spec, types, packed, "lib/direct_packing.j2", tile_view, g) if shape.frozen else None
+    return Code(text, tuple(params), shared, local, choice, before)
 
 
 def _large(types: Types, images: int, channels: int, plane: int) -> bool:

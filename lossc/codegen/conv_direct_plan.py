@@ -180,7 +180,7 @@ def _cost(shape: Window, types: Types, plan: Plan) -> float:
     panel = depth * plan.nv * types.lanes
     resident = (panel + plan.rows * plan.row_columns * (plan.nv * types.lanes + shape.ic)) * types.size
     penalty = 1.1 if resident > L2_BYTES else 1.0
-    pack = PACK_CYCLES[packing(shape, types)] * shape.groups * vectors * types.lanes * depth
+    pack = 0.0 if shape.frozen else PACK_CYCLES[packing(shape, types)] * shape.groups * vectors * types.lanes * depth
     return round_up(tasks, BALANCE) * (compute + copy + store) * penalty + pack
 
 
