@@ -59,7 +59,7 @@ def test_the_report_adds_up(net: str, tmp_path: Path, capsys: pytest.CaptureFixt
     forward = sum(k["mean"] for k in report["kernels"] if k["section"] == "forward" and k["layer"] == "conv")
     assert {e["name"]: e["forward"] for e in report["layers"]}["conv"] == pytest.approx(forward)
     conv = next(k for k in report["kernels"] if k["kind"] == "conv forward")
-    assert conv["algorithm"].startswith("conv direct 3x3 ")
+    assert conv["algorithm"].startswith("conv gather 3x3 ")
     assert conv["second"] != conv["algorithm"]
     assert conv["second_cycles"] >= conv["cycles"] > 0
 
@@ -67,7 +67,7 @@ def test_the_report_adds_up(net: str, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_the_table_names_every_kernel_and_the_peaks(net: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["time", net, "--phase", "test", "--roofline", "--iterations", "2", "--threads", "1"]) == 0
     out = capsys.readouterr().out
-    for word in ("peaks of 1 thread", "conv_forward", "conv direct 3x3", "gemm n", "where the time went", "roofline"):
+    for word in ("peaks of 1 thread", "conv_forward", "conv gather 3x3", "gemm n", "where the time went", "roofline"):
         assert word in out
 
 
