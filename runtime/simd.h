@@ -18,6 +18,10 @@
  *   vI_shr(v, n)                          fills with zeros; vI_add, sub, mul, shl wrap around
  *   vi64_mul_u32(a, b)                    the 64-bit products of the unsigned low halves
  *   vX_bits, vX_from_bits                 the same bits as the other type
+ *   vX_even(a, b), vX_odd(a, b)           lanes 0, 2, 4 ..., and 1, 3, 5 ..., of a with b behind it
+ *   vX_zip_low(a, b), vX_zip_high(a, b)   the first, and the second, vector of a0 b0 a1 b1 a2 b2 ...
+ *   vB_load(p), vB_store, _store_n, _add, _eq, _select   B stands for b32 or b64: bytes in memory, one for each lane
+ *                                         of vf32 or vf64; vB_eq gives a mask of these; no sum may exceed 255
  */
 #ifndef LOSSC_SIMD_H
 #define LOSSC_SIMD_H

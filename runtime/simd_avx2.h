@@ -36,7 +36,27 @@ static inline vf32 vf32_set1(float x) { return _mm256_set1_ps(x); }
 static inline vf32 vf32_load(const float *p) { return _mm256_loadu_ps(p); }
 static inline void vf32_store(float *p, vf32 v) { _mm256_storeu_ps(p, v); }
 static inline vf32 vf32_load_n(const float *p, int n) { return _mm256_maskload_ps(p, vi32_tail(n)); }
-static inline void vf32_store_n(float *p, vf32 v, int n) { _mm256_maskstore_ps(p, vi32_tail(n), v); }
+/* Halves, as masked stores are microcode on AMD's processors: 5 ns each on Zen 4. */
+static inline void vf32_store_n(float *p, vf32 v, int n)
+{
+    __m128 rest = _mm256_castps256_ps128(v);
+    if (n == VF32_LANES) {
+        _mm256_storeu_ps(p, v);
+        return;
+    }
+    if (n & 4) {
+        _mm_storeu_ps(p, rest);
+        rest = _mm256_extractf128_ps(v, 1);
+        p += 4;
+    }
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)(void *)p, rest);
+        rest = _mm_movehl_ps(rest, rest);
+        p += 2;
+    }
+    if (n & 1)
+        _mm_store_ss(p, rest);
+}
 static inline void vf32_stream(float *p, vf32 v) { _mm256_stream_ps(p, v); }
 static inline vf32 vf32_iota(void) { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
 
@@ -164,7 +184,21 @@ static inline vf64 vf64_set1(double x) { return _mm256_set1_pd(x); }
 static inline vf64 vf64_load(const double *p) { return _mm256_loadu_pd(p); }
 static inline void vf64_store(double *p, vf64 v) { _mm256_storeu_pd(p, v); }
 static inline vf64 vf64_load_n(const double *p, int n) { return _mm256_maskload_pd(p, vi64_tail(n)); }
-static inline void vf64_store_n(double *p, vf64 v, int n) { _mm256_maskstore_pd(p, vi64_tail(n), v); }
+static inline void vf64_store_n(double *p, vf64 v, int n)
+{
+    __m128d rest = _mm256_castpd256_pd128(v);
+    if (n == VF64_LANES) {
+        _mm256_storeu_pd(p, v);
+        return;
+    }
+    if (n & 2) {
+        _mm_storeu_pd(p, rest);
+        rest = _mm256_extractf128_pd(v, 1);
+        p += 2;
+    }
+    if (n & 1)
+        _mm_store_sd(p, rest);
+}
 static inline void vf64_stream(double *p, vf64 v) { _mm256_stream_pd(p, v); }
 static inline vf64 vf64_iota(void) { return _mm256_setr_pd(0, 1, 2, 3); }
 
@@ -292,5 +326,93 @@ static inline vi64 vi64_shr(vi64 v, int n) { return _mm256_srl_epi64(v, _mm_cvts
 static inline mf64 vi64_lt(vi64 a, vi64 b) { return _mm256_castsi256_pd(_mm256_cmpgt_epi64(b, a)); }
 static inline mf64 vi64_eq(vi64 a, vi64 b) { return _mm256_castsi256_pd(_mm256_cmpeq_epi64(a, b)); }
 static inline vi64 vi64_select(mf64 m, vi64 a, vi64 b) { return _mm256_blendv_epi8(b, a, _mm256_castpd_si256(m)); }
+
+/* ---- every second lane, and bytes, which are widened to lanes ---- */
+
+/* The middle quarters change places: two vectors' halves, shuffled within 128 bits, come together. */
+static inline __m256d lossc_swap_middle(__m256d v) { return _mm256_permute4x64_pd(v, _MM_SHUFFLE(3, 1, 2, 0)); }
+static inline vf32 vf32_even(vf32 a, vf32 b)
+{
+    return _mm256_castpd_ps(lossc_swap_middle(_mm256_castps_pd(_mm256_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0)))));
+}
+static inline vf32 vf32_odd(vf32 a, vf32 b)
+{
+    return _mm256_castpd_ps(lossc_swap_middle(_mm256_castps_pd(_mm256_shuffle_ps(a, b, _MM_SHUFFLE(3, 1, 3, 1)))));
+}
+static inline vf32 vf32_zip_low(vf32 a, vf32 b)
+{
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
+}
+static inline vf32 vf32_zip_high(vf32 a, vf32 b)
+{
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
+}
+static inline vf64 vf64_even(vf64 a, vf64 b) { return lossc_swap_middle(_mm256_unpacklo_pd(a, b)); }
+static inline vf64 vf64_odd(vf64 a, vf64 b) { return lossc_swap_middle(_mm256_unpackhi_pd(a, b)); }
+static inline vf64 vf64_zip_low(vf64 a, vf64 b)
+{
+    return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b), 0x20);
+}
+static inline vf64 vf64_zip_high(vf64 a, vf64 b)
+{
+    return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b), 0x31);
+}
+
+typedef __m256i vb32;
+typedef __m256i vb64;
+
+static inline vb32 vb32_set1(int x) { return _mm256_set1_epi32(x); }
+static inline vb32 vb32_load(const unsigned char *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+}
+static inline void vb32_store(unsigned char *p, vb32 v)
+{
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64((__m128i *)(void *)p, _mm_packus_epi16(words, words));
+}
+static inline void vb32_store_n(unsigned char *p, vb32 v, int n)
+{
+    unsigned char lanes[VF32_LANES];
+    if (n == VF32_LANES) {
+        vb32_store(p, v);
+        return;
+    }
+    vb32_store(lanes, v);
+    for (int i = 0; i < n; i++)
+        p[i] = lanes[i];
+}
+static inline vb32 vb32_add(vb32 a, vb32 b) { return _mm256_add_epi32(a, b); }
+static inline mf32 vb32_eq(vb32 a, vb32 b) { return vi32_eq(a, b); }
+static inline vb32 vb32_select(mf32 m, vb32 a, vb32 b) { return vi32_select(m, a, b); }
+
+static inline vb64 vb64_set1(int x) { return _mm256_set1_epi64x(x); }
+static inline vb64 vb64_load(const unsigned char *p)
+{
+    int32_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes));
+}
+static inline void vb64_store(unsigned char *p, vb64 v)
+{
+    const __m128i pairs = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    const __m128i words = _mm_packus_epi32(pairs, pairs);    /* each byte in 16 bits and 0 */
+    const int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+    memcpy(p, &bytes, sizeof bytes);
+}
+static inline void vb64_store_n(unsigned char *p, vb64 v, int n)
+{
+    unsigned char lanes[VF64_LANES];
+    if (n == VF64_LANES) {
+        vb64_store(p, v);
+        return;
+    }
+    vb64_store(lanes, v);
+    for (int i = 0; i < n; i++)
+        p[i] = lanes[i];
+}
+static inline vb64 vb64_add(vb64 a, vb64 b) { return _mm256_add_epi64(a, b); }
+static inline mf64 vb64_eq(vb64 a, vb64 b) { return vi64_eq(a, b); }
+static inline vb64 vb64_select(mf64 m, vb64 a, vb64 b) { return vi64_select(m, a, b); }
 
 #endif

@@ -287,4 +287,58 @@ static inline void vf64_turn4(const double *from, ptrdiff_t line, double *to, pt
     _mm256_storeu_pd(to + 3 * width, _mm256_permute2f128_pd(ab_odd, cd_odd, 0x31));
 }
 
+/* ---- every second lane, and bytes ---- */
+
+static inline vf32 vf32_even(vf32 a, vf32 b)
+{
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b);
+}
+static inline vf32 vf32_odd(vf32 a, vf32 b)
+{
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b);
+}
+static inline vf32 vf32_zip_low(vf32 a, vf32 b)
+{
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
+}
+static inline vf32 vf32_zip_high(vf32 a, vf32 b)
+{
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
+}
+static inline vf64 vf64_even(vf64 a, vf64 b)
+{
+    return _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), b);
+}
+static inline vf64 vf64_odd(vf64 a, vf64 b)
+{
+    return _mm512_permutex2var_pd(a, _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15), b);
+}
+static inline vf64 vf64_zip_low(vf64 a, vf64 b)
+{
+    return _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b);
+}
+static inline vf64 vf64_zip_high(vf64 a, vf64 b)
+{
+    return _mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
+}
+
+typedef __m128i vb32;
+typedef __m128i vb64;    /* the low 8 bytes */
+
+static inline vb32 vb32_set1(int x) { return _mm_set1_epi8((char)x); }
+static inline vb32 vb32_load(const unsigned char *p) { return _mm_loadu_si128((const __m128i *)(const void *)p); }
+static inline void vb32_store_n(unsigned char *p, vb32 v, int n) { _mm_mask_storeu_epi8(p, vf32_tail(n), v); }
+static inline void vb32_store(unsigned char *p, vb32 v) { _mm_storeu_si128((__m128i *)(void *)p, v); }
+static inline vb32 vb32_add(vb32 a, vb32 b) { return _mm_add_epi8(a, b); }
+static inline mf32 vb32_eq(vb32 a, vb32 b) { return _mm_cmpeq_epi8_mask(a, b); }
+static inline vb32 vb32_select(mf32 m, vb32 a, vb32 b) { return _mm_mask_blend_epi8(m, b, a); }
+
+static inline vb64 vb64_set1(int x) { return _mm_set1_epi8((char)x); }
+static inline vb64 vb64_load(const unsigned char *p) { return _mm_loadl_epi64((const __m128i *)(const void *)p); }
+static inline void vb64_store_n(unsigned char *p, vb64 v, int n) { _mm_mask_storeu_epi8(p, vf64_tail(n), v); }
+static inline void vb64_store(unsigned char *p, vb64 v) { _mm_storel_epi64((__m128i *)(void *)p, v); }
+static inline vb64 vb64_add(vb64 a, vb64 b) { return _mm_add_epi8(a, b); }
+static inline mf64 vb64_eq(vb64 a, vb64 b) { return (mf64)_mm_cmpeq_epi8_mask(a, b); }
+static inline vb64 vb64_select(mf64 m, vb64 a, vb64 b) { return _mm_mask_blend_epi8(m, b, a); }
+
 #endif

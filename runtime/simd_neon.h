@@ -86,8 +86,17 @@ static inline void vf32_load_columns(const float *p, ptrdiff_t stride, vf32 colu
     column[2] = vzip1q_f32(ac2, bd2);
     column[3] = vzip2q_f32(ac2, bd2);
 }
-static inline vf32 vf32_load_n(const float *p, int n) { return vf32_load_strided_n(p, 1, n); }
-static inline void vf32_store_n(float *p, vf32 v, int n) { vf32_store_strided_n(p, v, 1, n); }
+static inline vf32 vf32_load_n(const float *p, int n)
+{
+    return n == VF32_LANES ? vf32_load(p) : vf32_load_strided_n(p, 1, n);
+}
+static inline void vf32_store_n(float *p, vf32 v, int n)
+{
+    if (n == VF32_LANES)
+        vf32_store(p, v);
+    else
+        vf32_store_strided_n(p, v, 1, n);
+}
 static inline vf32 vf32_gather_n(const float *p, vi32 idx, int n)
 {
     int32_t offsets[VF32_LANES];
@@ -233,8 +242,17 @@ static inline void vf64_load_columns(const double *p, ptrdiff_t stride, vf64 col
         column[k + 1] = vzip2q_f64(a, b);
     }
 }
-static inline vf64 vf64_load_n(const double *p, int n) { return vf64_load_strided_n(p, 1, n); }
-static inline void vf64_store_n(double *p, vf64 v, int n) { vf64_store_strided_n(p, v, 1, n); }
+static inline vf64 vf64_load_n(const double *p, int n)
+{
+    return n == VF64_LANES ? vf64_load(p) : vf64_load_strided_n(p, 1, n);
+}
+static inline void vf64_store_n(double *p, vf64 v, int n)
+{
+    if (n == VF64_LANES)
+        vf64_store(p, v);
+    else
+        vf64_store_strided_n(p, v, 1, n);
+}
 static inline vf64 vf64_gather_n(const double *p, vi64 idx, int n)
 {
     int64_t offsets[VF64_LANES];
@@ -327,5 +345,60 @@ static inline vi64 vi64_shr(vi64 v, int n)
 static inline mf64 vi64_lt(vi64 a, vi64 b) { return vcltq_s64(a, b); }
 static inline mf64 vi64_eq(vi64 a, vi64 b) { return vceqq_s64(a, b); }
 static inline vi64 vi64_select(mf64 m, vi64 a, vi64 b) { return vbslq_s64(m, a, b); }
+
+/* ---- every second lane, and bytes, which are widened to lanes ---- */
+
+static inline vf32 vf32_even(vf32 a, vf32 b) { return vuzp1q_f32(a, b); }
+static inline vf32 vf32_odd(vf32 a, vf32 b) { return vuzp2q_f32(a, b); }
+static inline vf32 vf32_zip_low(vf32 a, vf32 b) { return vzip1q_f32(a, b); }
+static inline vf32 vf32_zip_high(vf32 a, vf32 b) { return vzip2q_f32(a, b); }
+static inline vf64 vf64_even(vf64 a, vf64 b) { return vuzp1q_f64(a, b); }
+static inline vf64 vf64_odd(vf64 a, vf64 b) { return vuzp2q_f64(a, b); }
+static inline vf64 vf64_zip_low(vf64 a, vf64 b) { return vzip1q_f64(a, b); }
+static inline vf64 vf64_zip_high(vf64 a, vf64 b) { return vzip2q_f64(a, b); }
+
+typedef uint32x4_t vb32;
+typedef uint64x2_t vb64;
+
+static inline vb32 vb32_set1(int x) { return vdupq_n_u32((uint32_t)x); }
+static inline vb32 vb32_load(const unsigned char *p)
+{
+    uint32_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(bytes))));
+}
+static inline void vb32_store(unsigned char *p, vb32 v)
+{
+    const uint16x4_t words = vmovn_u32(v);
+    const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(words, words))), 0);
+    memcpy(p, &bytes, sizeof bytes);
+}
+static inline void vb32_store_n(unsigned char *p, vb32 v, int n)
+{
+    unsigned char lanes[VF32_LANES];
+    if (n == VF32_LANES) {
+        vb32_store(p, v);
+        return;
+    }
+    vb32_store(lanes, v);
+    for (int i = 0; i < n; i++)
+        p[i] = lanes[i];
+}
+static inline vb32 vb32_add(vb32 a, vb32 b) { return vaddq_u32(a, b); }
+static inline mf32 vb32_eq(vb32 a, vb32 b) { return vceqq_u32(a, b); }
+static inline vb32 vb32_select(mf32 m, vb32 a, vb32 b) { return vbslq_u32(m, a, b); }
+
+static inline vb64 vb64_set1(int x) { return vdupq_n_u64((uint64_t)x); }
+static inline vb64 vb64_load(const unsigned char *p) { return vcombine_u64(vcreate_u64(p[0]), vcreate_u64(p[1])); }
+static inline void vb64_store_n(unsigned char *p, vb64 v, int n)
+{
+    const unsigned char lanes[VF64_LANES] = {(unsigned char)vgetq_lane_u64(v, 0), (unsigned char)vgetq_lane_u64(v, 1)};
+    for (int i = 0; i < n; i++)
+        p[i] = lanes[i];
+}
+static inline void vb64_store(unsigned char *p, vb64 v) { vb64_store_n(p, v, VF64_LANES); }
+static inline vb64 vb64_add(vb64 a, vb64 b) { return vaddq_u64(a, b); }
+static inline mf64 vb64_eq(vb64 a, vb64 b) { return vceqq_u64(a, b); }
+static inline vb64 vb64_select(mf64 m, vb64 a, vb64 b) { return vbslq_u64(m, a, b); }
 
 #endif

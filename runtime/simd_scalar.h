@@ -246,4 +246,43 @@ static inline mf64 vi64_lt(vi64 a, vi64 b) { return a < b; }
 static inline mf64 vi64_eq(vi64 a, vi64 b) { return a == b; }
 static inline vi64 vi64_select(mf64 m, vi64 a, vi64 b) { return m ? a : b; }
 
+/* ---- every second lane, and bytes ---- */
+
+typedef unsigned char vb32;
+typedef unsigned char vb64;
+
+static inline vf32 vf32_even(vf32 a, vf32 b) { return (void)b, a; }
+static inline vf32 vf32_odd(vf32 a, vf32 b) { return (void)a, b; }
+static inline vf32 vf32_zip_low(vf32 a, vf32 b) { return (void)b, a; }
+static inline vf32 vf32_zip_high(vf32 a, vf32 b) { return (void)a, b; }
+
+static inline vb32 vb32_set1(int x) { return (vb32)x; }
+static inline vb32 vb32_load(const unsigned char *p) { return *p; }
+static inline void vb32_store(unsigned char *p, vb32 v) { *p = v; }
+static inline void vb32_store_n(unsigned char *p, vb32 v, int n)
+{
+    if (n > 0)
+        *p = v;
+}
+static inline vb32 vb32_add(vb32 a, vb32 b) { return (vb32)(a + b); }
+static inline mf32 vb32_eq(vb32 a, vb32 b) { return a == b; }
+static inline vb32 vb32_select(mf32 m, vb32 a, vb32 b) { return (vb32)(m ? a : b); }
+
+static inline vf64 vf64_even(vf64 a, vf64 b) { return (void)b, a; }
+static inline vf64 vf64_odd(vf64 a, vf64 b) { return (void)a, b; }
+static inline vf64 vf64_zip_low(vf64 a, vf64 b) { return (void)b, a; }
+static inline vf64 vf64_zip_high(vf64 a, vf64 b) { return (void)a, b; }
+
+static inline vb64 vb64_set1(int x) { return (vb64)x; }
+static inline vb64 vb64_load(const unsigned char *p) { return *p; }
+static inline void vb64_store(unsigned char *p, vb64 v) { *p = v; }
+static inline void vb64_store_n(unsigned char *p, vb64 v, int n)
+{
+    if (n > 0)
+        *p = v;
+}
+static inline vb64 vb64_add(vb64 a, vb64 b) { return (vb64)(a + b); }
+static inline mf64 vb64_eq(vb64 a, vb64 b) { return a == b; }
+static inline vb64 vb64_select(mf64 m, vb64 a, vb64 b) { return (vb64)(m ? a : b); }
+
 #endif

@@ -25,6 +25,7 @@ static void receive(void *data, size_t element, size_t count)
 /* One function for float and one for double. */
 #define X f32
 #define I i32
+#define B b32
 #define REAL float
 #define INT int32_t
 #define LANES VF32_LANES
@@ -32,6 +33,7 @@ static void receive(void *data, size_t element, size_t count)
 
 #define X f64
 #define I i64
+#define B b64
 #define REAL double
 #define INT int64_t
 #define LANES VF64_LANES

@@ -1,9 +1,10 @@
-/* Included by operations.c, with X, I, REAL, INT and LANES defined: all operations on one type. */
+/* Included by operations.c, with X, I, B, REAL, INT and LANES defined: all operations on one type. */
 #define JOIN2(a, b) a##b
 #define JOIN(a, b) JOIN2(a, b)
 #define V(name) JOIN(JOIN(v, X), _##name)
 #define VI(name) JOIN(JOIN(v, I), _##name)
 #define M(name) JOIN(JOIN(m, X), _##name)
+#define VB(name) JOIN(JOIN(v, B), _##name)
 #define VEC JOIN(v, X)
 #define IVEC JOIN(v, I)
 #define TEXT2(x) #x
@@ -28,12 +29,16 @@
     }
 #define REALS(name, expression) EACH(X, name, out, REAL, V(store_n)(out + i, expression, part))
 #define INTS(name, expression) EACH(I, name, iout, INT, VI(store_n)(iout + i, expression, part))
+#define BYTES(name, expression) EACH(JOIN(u8_, X), name, bout, unsigned char, VB(store_n)(bout + i, expression, part))
 #define MASKS(name, expression) REALS(name, V(select)(expression, V(set1)(1), V(zero)()))
 
 static void JOIN(run_, X)(void)
 {
     REAL a[SIZE], b[SIZE], c[SIZE], out[SIZE + GUARD];
     INT ia[SIZE], ib[SIZE], iout[SIZE + GUARD];
+    unsigned char ba[SIZE], bb[SIZE], bout[SIZE + GUARD];
+    for (int i = 0; i < SIZE; i++)
+        ba[i] = (unsigned char)(i * 37 % 128), bb[i] = (unsigned char)(i % 3 ? i * 53 % 128 : ba[i]);
     receive(a, sizeof *a, SIZE);
     receive(b, sizeof *b, SIZE);
     receive(c, sizeof *c, SIZE);
@@ -82,6 +87,12 @@ static void JOIN(run_, X)(void)
     INTS("shr", VI(shr)(ix, 3))
     INTS("select", VI(select)(VI(lt)(ix, iy), ix, VI(set1)(7)))
 
+    MASKS("byte_eq", VB(eq)(VB(load)(ba + i), VB(load)(bb + i)))
+    BYTES("load", VB(load)(ba + i))
+    BYTES("set1", VB(set1)(255))
+    BYTES("add", VB(add)(VB(load)(ba + i), VB(load)(bb + i)))
+    BYTES("select", VB(select)(V(lt)(x, y), VB(load)(ba + i), VB(load)(bb + i)))
+
     /* memory: whole vectors, then every n; element i of a strided or gathered vector is at stride * i or idx[i] */
     static const ptrdiff_t strides[] = {1, 2, 3, -1, -3};
     _Alignas(64) REAL wide[LANES];
@@ -93,6 +104,18 @@ static void JOIN(run_, X)(void)
     V(stream)(wide, V(load)(a + 2));
     lossc_stream_fence();
     emit(NAME(X, "stream"), LANES, LANES, wide, sizeof *wide);
+    const VEC first = V(load)(a), second = V(load)(a + LANES);
+    V(store)(wide, V(even)(first, second));
+    emit(NAME(X, "even"), LANES, LANES, wide, sizeof *wide);
+    V(store)(wide, V(odd)(first, second));
+    emit(NAME(X, "odd"), LANES, LANES, wide, sizeof *wide);
+    V(store)(wide, V(zip_low)(first, second));
+    emit(NAME(X, "zip_low"), LANES, LANES, wide, sizeof *wide);
+    V(store)(wide, V(zip_high)(first, second));
+    emit(NAME(X, "zip_high"), LANES, LANES, wide, sizeof *wide);
+    memset(bout, GUARD_BYTE, sizeof bout);
+    VB(store)(bout, VB(load)(ba + 1));
+    emit(NAME(JOIN(u8_, X), "store"), LANES, SIZE + GUARD, bout, sizeof *bout);
     V(store)(wide, V(iota)());
     emit(NAME(X, "iota"), LANES, LANES, wide, sizeof *wide);
     VI(store)(iout, VI(iota)());
@@ -116,21 +139,21 @@ static void JOIN(run_, X)(void)
         emit(NAME(X, "load_columns"), k, LANES, wide, sizeof *wide);
     }
     for (size_t s = 0; s < sizeof strides / sizeof *strides; s++) {
-        const ptrdiff_t stride = strides[s], first = stride < 0 ? SIZE - 1 : 0;
+        const ptrdiff_t stride = strides[s], start = stride < 0 ? SIZE - 1 : 0;
         char name[64];
-        V(store)(wide, V(load_strided)(a + first, stride));
+        V(store)(wide, V(load_strided)(a + start, stride));
         snprintf(name, sizeof name, "%s%d", NAME(X, "load_strided"), (int)stride);
         emit(name, LANES, LANES, wide, sizeof *wide);
         memset(out, GUARD_BYTE, sizeof out);
-        V(store_strided)(out + first, V(load)(a), stride);
+        V(store_strided)(out + start, V(load)(a), stride);
         snprintf(name, sizeof name, "%s%d", NAME(X, "store_strided"), (int)stride);
         emit(name, LANES, SIZE, out, sizeof *out);
         for (int n = 0; n <= LANES; n++) {
-            V(store)(wide, V(load_strided_n)(a + first, stride, n));
+            V(store)(wide, V(load_strided_n)(a + start, stride, n));
             snprintf(name, sizeof name, "%s%d", NAME(X, "load_strided_n"), (int)stride);
             emit(name, n, LANES, wide, sizeof *wide);
             memset(out, GUARD_BYTE, sizeof out);
-            V(store_strided_n)(out + first, V(load)(a), stride, n);
+            V(store_strided_n)(out + start, V(load)(a), stride, n);
             snprintf(name, sizeof name, "%s%d", NAME(X, "store_strided_n"), (int)stride);
             emit(name, n, SIZE, out, sizeof *out);
         }
@@ -156,6 +179,7 @@ static void JOIN(run_, X)(void)
 #undef V
 #undef VI
 #undef M
+#undef VB
 #undef VEC
 #undef IVEC
 #undef TEXT2
@@ -164,9 +188,11 @@ static void JOIN(run_, X)(void)
 #undef EACH
 #undef REALS
 #undef INTS
+#undef BYTES
 #undef MASKS
 #undef X
 #undef I
+#undef B
 #undef REAL
 #undef INT
 #undef LANES

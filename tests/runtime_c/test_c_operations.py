@@ -16,7 +16,7 @@ from lossc.targets import SCALAR, Isa
 SIZE, GUARD = 64, 40
 Array = np.ndarray[Any, np.dtype[Any]]
 Records = dict[tuple[str, int], Array]
-TYPES = {"f32": np.float32, "f64": np.float64, "i32": np.int32, "i64": np.int64}
+TYPES = {"f32": np.float32, "f64": np.float64, "i32": np.int32, "i64": np.int64, "u8_": np.uint8}
 
 
 def inputs(real: type[np.floating[Any]]) -> dict[str, Array]:
@@ -144,6 +144,34 @@ def test_memory(records: Records, isa: Isa, data: dict[str, dict[str, Array]], d
         assert same_bits(records[f"{dtype}_gather_n", n], np.where(lane < n, a[idx], a.dtype.type(0)))
     for k in range(4):
         assert same_bits(records[f"{dtype}_load_columns", k], a[1 + 3 * lane + k])
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_every_second_lane(records: Records, isa: Isa, data: dict[str, dict[str, Array]], dtype: str) -> None:
+    lanes = isa.lanes(dtype)
+    both = data[dtype]["a"][: 2 * lanes]
+    zipped = np.stack([both[:lanes], both[lanes:]], axis=1).ravel()
+    expected = {"even": both[::2], "odd": both[1::2], "zip_low": zipped[:lanes], "zip_high": zipped[lanes:]}
+    for name, array in expected.items():
+        assert same_bits(records[f"{dtype}_{name}", lanes], array), name
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_bytes(records: Records, isa: Isa, data: dict[str, dict[str, Array]], dtype: str) -> None:
+    lanes, place = isa.lanes(dtype), np.arange(SIZE)
+    a = (place * 37 % 128).astype(np.uint8)
+    b = np.where(place % 3, place * 53 % 128, a).astype(np.uint8)
+    less = data[dtype]["a"] < data[dtype]["b"]
+    expected = {"load": a, "set1": a * 0 + 255, "add": a + b, "select": np.where(less, a, b)}
+    for n in [*range(2 * lanes + 2), SIZE]:
+        assert records[f"{dtype}_byte_eq", n][:n].tolist() == (a == b)[:n].tolist()
+        for name, array in expected.items():
+            found = records[f"u8_{dtype}_{name}", n]
+            assert found[:n].tolist() == array[:n].tolist(), (name, n)
+            assert found[n:].tolist() == [0xA5] * GUARD, (name, n, "wrote past the end")
+    stored = [*a[1 : lanes + 1].tolist(), *[0xA5] * (SIZE + GUARD - lanes)]
+    assert records[f"u8_{dtype}_store", lanes].tolist() == stored
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, -1, -3])
