@@ -19,7 +19,8 @@ from lossc.codegen.gemm import GemmSpec
 from lossc.codegen.mapgen import Code, map_body, map_code
 from lossc.codegen.mapplan import Plan, plan_map
 from lossc.codegen.names import Names, comment, identifier, literal, string
-from lossc.codegen.pool import PoolSpec, pool_code
+from lossc.codegen.pool import pool_code
+from lossc.codegen.pool_spec import PoolSpec
 from lossc.errors import InternalError
 from lossc.ir import CheckFinite, CheckLabel, Constant, Conv, Gemm, Graph, Kernel, Map, Node, Pool, Random, Ref
 from lossc.ir.expr import accesses

@@ -18,16 +18,19 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "codegen"), str(Path(_
 
 from contraction_bench import arguments, save, timed  # noqa: E402
 
-from lossc.codegen.pool import PoolSpec, pool_code  # noqa: E402
+from lossc.codegen.pool import pool_code  # noqa: E402
+from lossc.codegen.pool_spec import PoolSpec  # noqa: E402
 from lossc.resources import runtime_dir  # noqa: E402
 
-# name: method, images, channels, size, outputs, kernel, stride, pad
+# name: method (LRN: AVE across channels), images, channels, size, outputs, kernel, stride, pad
 SHAPES = {
     "lenet_k2s2": ("MAX", 64, 20, 24, 12, 2, 2, 0),
     "quick_max_k3s2": ("MAX", 100, 32, 32, 16, 3, 2, 0),
     "quick_ave_k3s2": ("AVE", 100, 32, 16, 8, 3, 2, 0),
     "alexnet1_k3s2": ("MAX", 16, 96, 55, 27, 3, 2, 0),
     "alexnet2_k3s2": ("MAX", 16, 256, 27, 13, 3, 2, 0),
+    "googlenet_lrn": ("LRN", 16, 192, 56, 56, 5, 1, 2),
+    "inception_28_k3s1p1": ("MAX", 16, 256, 28, 28, 3, 1, 1),
     "googlenet_k3s2": ("MAX", 16, 64, 112, 56, 3, 2, 0),
     "inception_k3s1p1": ("MAX", 16, 480, 14, 14, 3, 1, 1),
     "googlenet_ave7": ("AVE", 16, 1024, 7, 1, 7, 1, 0),
@@ -38,12 +41,26 @@ SHAPES = {
 
 def spec(name: str, direction: str) -> PoolSpec:
     method, n, channels, size, out, kernel, stride, pad = SHAPES[name]
+    if method == "LRN":  # across channels: AVE over the lines of a view [n, 1, channels, height * width]
+        return PoolSpec(
+            f"{name}_{direction}", name, direction, "AVE", n, 1, (channels, size**2), (channels, size**2), (kernel, 1),
+            (1, 1), (pad, 0), "x", "y", None, "none", (channels * size**2,) * 2, (channels * size**2,) * 2,
+            "1.0f", False,
+        )  # fmt: skip
     mask, kind = ("mask", "byte") if method == "MAX" else (None, "none")
     return PoolSpec(
         f"{name}_{direction}", name, direction, method, n, channels, (size,) * 2, (out,) * 2, (kernel,) * 2,
         (stride,) * 2, (pad,) * 2, "x", "y", mask, kind, (channels * size**2, size**2), (channels * out**2, out**2),
         "1.0f", False,
     )  # fmt: skip
+
+
+def aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Zeros that begin where a cache line does, as blobs of a net do."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def main() -> None:
@@ -55,9 +72,10 @@ def main() -> None:
         if not specs:
             continue
         s = spec(name, "forward")
-        y = np.zeros((s.n, s.channels, *s.out_shape), real)
-        x = rng.standard_normal((s.n, s.channels, *s.in_shape)).astype(real)
-        mask = np.zeros(y.shape, np.uint8)
+        y = aligned((s.n, s.channels, *s.out_shape), real)
+        x = aligned((s.n, s.channels, *s.in_shape), real)
+        x[...] = rng.standard_normal(x.shape)
+        mask = aligned(y.shape, np.uint8)
         arrays = (x, y) if s.mask is None else (x, y, mask)
         text = '#include <float.h>\n#include "simd.h"\n#include "threads.h"\n'
         for s in (spec(name, d) for d in ("forward", "backward")):

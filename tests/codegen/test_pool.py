@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lossc.codegen.pool import NO_MAXIMUM, PoolSpec, pool_code
+from lossc.codegen.pool import pool_code
+from lossc.codegen.pool_spec import NO_MAXIMUM, PoolSpec
 from lossc.errors import InternalError, ShapeError
 from lossc.resources import runtime_dir
 from lossc.targets import SCALAR, Isa, runnable_targets
@@ -96,21 +97,22 @@ def oracle_backward(spec, dy, mask):
 
 
 class Guarded:
-    """An array [n, c, h, w] at the given strides, with guard zones around it and between its planes."""
+    """An array [n, c, h, w] at the given strides, with guard zones around it and between its planes.
 
-    def __init__(self, values, dtype, strides=None):
+    It begins ``past`` elements behind the begin of a cache line.
+    """
+
+    def __init__(self, values, dtype, strides=None, past=0):
         n, c, h, w = values.shape
         image, channel = strides or (c * h * w, h * w)
-        self.memory = np.full(2 * GUARD + n * image, 77, dtype)
-        item = self.memory.itemsize
+        item = np.dtype(dtype).itemsize
+        self.memory = np.full(2 * GUARD + 64 // item + n * image, 77, dtype)
+        start = GUARD + (-(self.memory.ctypes.data + GUARD * item) % 64) // item + past
+        self.pointer = self.memory.ctypes.data + start * item
         self.view = np.lib.stride_tricks.as_strided(
-            self.memory[GUARD:], values.shape, (image * item, channel * item, w * item, item)
+            self.memory[start:], values.shape, (image * item, channel * item, w * item, item)
         )
         self.view[...] = values
-
-    @property
-    def pointer(self):
-        return self.memory.ctypes.data + GUARD * self.memory.itemsize
 
     def untouched(self):
         """Whether everything outside the planes is as it was."""
@@ -268,6 +270,40 @@ def test_nan_and_infinities_as_caffe_compares_them(build, isa):
             x, dy = Guarded(x0, np.float32), np.ones(want_y.shape, np.float32)
             call(i, 1, x, Guarded(dy, np.float32), Guarded(want_mask, mask_type(spec, np.float32)))
             np.testing.assert_array_equal(x.view, oracle_backward(spec, dy, want_mask))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", RUNNABLE, ids=lambda isa: isa.name)
+def test_large_results_are_streamed_and_stay_the_same(build, isa, dtype, monkeypatch):
+    specs = [
+        make(direction, method, **shape)
+        for direction, method, shape in (
+            ("backward", "MAX", {"size": (9, 64)}),
+            ("backward", "MAX", {"size": (6, 48), "stride": (1, 1), "pad": (1, 1)}),
+            ("backward", "AVE", {"size": (9, 32)}),
+            ("backward", "AVE", {"size": (9, 33), "stride": (2, 3)}),
+            ("forward", "AVE", {"size": (9, 32), "kernel": (5, 1), "stride": (1, 1), "pad": (2, 0)}),
+            ("backward", "AVE", {"size": (9, 32), "kernel": (5, 1), "stride": (1, 1), "pad": (2, 0)}),
+        )
+    ]
+    plain = build(specs, isa, dtype)
+    monkeypatch.setattr("lossc.codegen.pool.STREAM_BYTES", 0)
+    streamed = build(specs, isa, dtype)
+    rng = np.random.default_rng(3)
+    for i, spec in enumerate(specs):
+        text, _ = pool_code(spec, isa, dtype)
+        assert ("_stream(" in text) == (spec.stride[1] < 3 and "each output's gradient" not in text), spec
+        x0 = rng.standard_normal((spec.n, spec.channels, *spec.in_shape))
+        y0 = rng.standard_normal((spec.n, spec.channels, *spec.out_shape))
+        masks = [] if spec.mask is None else [oracle_forward(spec, x0)[1]]
+        for past in (0, 1):
+            results = []
+            for call in (plain, streamed):
+                x, y = Guarded(x0, dtype, past=past), Guarded(y0, dtype, past=past)
+                call(i, 2, x, y, *(Guarded(m, np.uint8) for m in masks))
+                assert x.untouched() and y.untouched(), spec
+                results.append(x.view.tobytes() + y.view.tobytes())
+            assert results[0] == results[1], spec
 
 
 @pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed")

@@ -1,0 +1,40 @@
+"""What a pooling kernel is to compute, in numbers and parameter names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+#: A byte mask holds the position in the window, and this where no maximum exists.
+NO_MAXIMUM = 255
+
+
+@dataclass(frozen=True)
+class PoolSpec:
+    """One pooling kernel: x [n, channels, *in_shape], y and mask [n, channels, *out_shape].
+
+    ``x``, ``y``, ``mask`` are parameter names; backward's x and y are the gradients. ``x_strides`` and ``y_strides``
+    are (image, channel) in elements; planes are contiguous, and so is the mask as a whole. ``mask_kind``: "index" is
+    h * W + w in the plane as a real, -1 where no maximum exists; "byte" is the position i * kernel[1] + j in the
+    window, 255 where none exists. ``alpha`` (a C literal) scales the result, ``accumulate`` adds to what is there.
+    """
+
+    name: str
+    comment: str
+    direction: Literal["forward", "backward"]
+    method: Literal["MAX", "AVE"]
+    n: int
+    channels: int
+    in_shape: tuple[int, int]
+    out_shape: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    pad: tuple[int, int]
+    x: str
+    y: str
+    mask: str | None
+    mask_kind: Literal["none", "index", "byte"]
+    x_strides: tuple[int, int]
+    y_strides: tuple[int, int]
+    alpha: str
+    accumulate: bool
