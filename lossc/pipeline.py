@@ -24,7 +24,7 @@ from lossc.frontend.caffe_pb2 import TRAIN, SolverParameter
 from lossc.frontend.names import suggestion
 from lossc.frontend.net import NetSource
 from lossc.loss_weight import LossWeight
-from lossc.targets import check_runnable, parse_target
+from lossc.targets import Target, check_runnable, parse_target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +58,8 @@ class Request:
     as plain sums do; 4, which rounds some 25 times less exactly; 0: none. ``tuning``: names of the candidates that
     measurements prefer, by contractions' keys (``build.tuning.choices``); the cost model chooses for all others.
     ``freeze``: parameters stay the same from pass to pass, what kernels make of them is made once and kept; the C
-    function ``params_changed`` tells of a change.
+    function ``params_changed`` tells of a change. ``bf16``, for inference: the forward pass multiplies numbers
+    rounded to bfloat16, in float32 sums; "native" then has the machine's instructions for them.
     """
 
     source: NetSource
@@ -78,8 +79,14 @@ class Request:
     winograd: int = 2
     tuning: Mapping[str, str] | None = None
     freeze: bool = False
+    bf16: bool = False
 
     def __post_init__(self) -> None:
+        if self.bf16 and (self.phase == "TRAIN" or self.solver is not None):
+            fix = "take phase TEST (--phase test) and no solver, or leave bf16 out"
+            raise UsageError("bf16 is for inference: training needs operands that are not rounded", fix=fix)
+        if self.bf16 and self.dtype != "float32":
+            raise UsageError(f"bf16 rounds operands of float32, not of {self.dtype}", fix="leave out one of the two")
         if self.freeze and self.solver is not None:
             raise UsageError("a solver changes parameters, which freeze forbids", fix="leave out one of the two")
         if self.winograd not in (0, 2, 4):
@@ -89,10 +96,15 @@ class Request:
     def phase(self) -> str:
         return "TRAIN" if self.source.phase == TRAIN else "TEST"
 
+    @property
+    def built_for(self) -> Target:
+        """What ``target``, ``dtype`` and ``bf16`` come to on this machine. Raises UsageError."""
+        return parse_target(self.target, dtype=self.dtype, bf16=self.bf16)
+
     def key(self) -> str:
         """A checksum over everything that decides the library's content, lossc's own files included."""
         digest = hashlib.sha256()
-        target = parse_target(self.target, dtype=self.dtype)
+        target = self.built_for
         compiler = find_compiler()
         parts: list[Any] = [
             _own_files(),
@@ -102,7 +114,7 @@ class Request:
             (self.source.file, self.source.lines),
             _checksums(self.source.tables),
             (self.keep, self.prefix, self.threads, self.brought, self.check_labels, self.check_finite),
-            (self.timed, self.winograd, self.freeze),
+            (self.timed, self.winograd, self.freeze, self.bf16),
             sorted((name, [tuple(s) for s in shapes]) for name, shapes in self.data_shapes.items()),
             self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
             sorted(self.loss_weights.items(), key=lambda item: item[0]),
@@ -182,6 +194,7 @@ def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, t
     graph.options["brought"] = request.brought
     graph.options["winograd"] = request.winograd
     graph.options["freeze"] = request.freeze
+    graph.options["bf16"] = request.bf16
     manager = PassManager(passes)
     try:
         manager.run(graph, until)
@@ -195,7 +208,7 @@ def compile_net(request: Request) -> Compiled:
     from lossc.codegen.program import generate
 
     graph, records = build_graph(request)
-    target = parse_target(request.target, dtype=request.dtype)
+    target = request.built_for
     dtype = "f32" if request.dtype == "float32" else "f64"
     try:
         program = generate(
@@ -214,7 +227,7 @@ def build(request: Request) -> Built:
     Raises as ``compile_net``, CompilerError where the C compiler fails, UsageError where this machine cannot run the
     target's code.
     """
-    target = parse_target(request.target, dtype=request.dtype)
+    target = request.built_for
     check_runnable(target)
     cache, key = default_cache(), request.key()
     if known := cache.get("requests", key):

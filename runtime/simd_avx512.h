@@ -1,4 +1,5 @@
-/* AVX-512 F, BW, DQ and VL, as every CPU since Skylake-X has them: 16 floats or 8 doubles, masks in k registers. */
+/* AVX-512 F, BW, DQ and VL, as every CPU since Skylake-X has them: 16 floats or 8 doubles, masks in k registers. With
+ * -mavx512bf16 also the instructions for pairs of bfloat16. */
 #ifndef LOSSC_SIMD_AVX512_H
 #define LOSSC_SIMD_AVX512_H
 
@@ -76,6 +77,22 @@ static inline vf32 vi32_to_float(vi32 v) { return _mm512_cvtepi32_ps(v); }
 
 #define VF32_HAS_SCALEF
 static inline vf32 vf32_scalef(vf32 v, vf32 n) { return _mm512_scalef_ps(v, n); }    /* v 2^n */
+
+#if defined(__AVX512BF16__)
+#define VF32_HAS_DOT2
+static inline vf32 vf32_pack2(vf32 lo, vf32 hi)
+{
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(hi, lo);    /* lo's 16, then hi's */
+    const __m512i lanes = _mm512_setr_epi32(
+        0x100000, 0x110001, 0x120002, 0x130003, 0x140004, 0x150005, 0x160006, 0x170007,
+        0x180008, 0x190009, 0x1a000a, 0x1b000b, 0x1c000c, 0x1d000d, 0x1e000e, 0x1f000f);
+    return _mm512_castsi512_ps(_mm512_permutexvar_epi16(lanes, halves));
+}
+static inline vf32 vf32_dot2(vf32 a, vf32 b, vf32 c)
+{
+    return _mm512_dpbf16_ps(c, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
+}
+#endif
 
 /* The three reductions share their tree; OP is the instruction's name. */
 #define LOSSC_REDUCE_PS(OP, v)                                                              \

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "source-only", action="store_true", help="write the C alone, such as for another machine's target")
     help = "write check/ too: a C program that compares the net's gradients with differences, in double; `make` runs it"
     add(parser, "checker", action="store_true", help=help)
-    add_build(parser)
+    add_build(parser, bf16=True)
     add_freeze(parser)
     add_tuned(parser)
 
@@ -78,10 +78,9 @@ def write_bundle(
 
 def _bundle(request: Request, program: Program, place: Path) -> dict[str, Any]:
     from lossc.build import compile_bundle, find_compiler
-    from lossc.targets import parse_target
 
     compiler = find_compiler()
-    target = parse_target(request.target, dtype=request.dtype)
+    target = request.built_for
     files = {"net.h": program.header}
     made = compile_bundle(program.source, place, target=target, compiler=compiler, extra_files=files)
     return {

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "passes", action="store_true", help="list the passes, what they changed and how long they took")
     add(parser, "keep", default="", metavar="A,B", help='blobs that stay readable besides outputs; "all" for every one')
     add(parser, "solver", metavar="FILE", help="with this solver's update")
-    add_build(parser)
+    add_build(parser, bf16=True)
     add_freeze(parser)
     add_tuned(parser)
 
@@ -31,10 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from lossc.frontend.solver import located
     from lossc.pipeline import build_graph, compile_net
-    from lossc.targets import parse_target
 
     request, solver = net_request(args)
-    parse_target(args.target, dtype=args.dtype)  # the graph does not depend on it, so nothing else would notice
+    _ = request.built_for  # an unknown name: the graph does not depend on it, so nothing else would notice
     if args.format == "c" and not args.passes:
         if args.after:
             raise UsageError("the C is written after the last pass", fix="leave out --after, or take another --format")

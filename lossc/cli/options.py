@@ -69,10 +69,11 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     add(parser, "data", metavar="PATH", help="read data here, in place of the sources that data layers name")
 
 
-def add_build(parser: argparse.ArgumentParser) -> None:
-    """What code is made for."""
+def add_build(parser: argparse.ArgumentParser, *, bf16: bool = False) -> None:
+    """What code is made for; ``bf16``: of verbs for inference."""
     add(parser, "threads", type=positive, metavar="N", help="threads (one per core); results do not depend on it")
-    add(parser, "target", default="native", metavar="ISA", help="native (default), avx512, avx2, neon or scalar")
+    help = "native (default), avx512, avx2, neon, scalar or avx512_bf16"
+    add(parser, "target", default="native", metavar="ISA", help=help)
     add(parser, "dtype", default="float32", choices=("float32", "float64"), help="default: float32")
     add(parser, "layer", action="append", metavar="FILE", help="a Python file that defines layer types (repeatable)")
     weight = "a loss_weight that can be set between steps; VALUE: where it starts (the net's own)"
@@ -84,7 +85,11 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     add(parser, "winograd", type=int, choices=(0, 2, 4), default=2, help=help)
     add(parser, "no-winograd", dest="winograd", action="store_const", const=0, help="the same as --winograd 0")
     help = "plain sums alone, in every convolution; today the same as --no-winograd"
-    add(parser, "exact", dest="winograd", action="store_const", const=0, help=help)
+    sums = parser.add_mutually_exclusive_group()
+    add(sums, "exact", dest="winograd", action="store_const", const=0, help=help)
+    if bf16:
+        help = "round what products and convolutions of phase TEST multiply to bfloat16; sums stay float32"
+        add(sums, "bf16", action="store_true", help=help)
     add(parser, "runtime-weight", action="append", default=[], metavar="LOSS[=VALUE]", help=weight)
     weight = "another loss_weight: a number, or a schedule such as step:0.3,gamma=0.1,stepsize=1000"
     add(parser, "loss-weight", action="append", default=[], metavar="LOSS=WEIGHT", help=weight)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def net_request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]:
     """The request, and the solver whose update is part of it; a solver's net stands in where no net is given.
 
-    Verbs without ``--keep``, ``--name``, ``--tuned`` or ``--freeze`` keep what is kept anyhow, use the net's name, no
-    tuning, and freeze nothing.
+    Verbs without ``--keep``, ``--name``, ``--tuned``, ``--freeze`` or ``--bf16`` keep what is kept anyhow, use the
+    net's name, no tuning, and freeze and round nothing.
     Raises LosscError's kinds.
     """
     from lossc.build.tuning import choices
@@ -37,12 +37,13 @@ def net_request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]
         source = read_net(net_file(args), phase=args.phase, level=args.level, stages=stages(args))
     kept = getattr(args, "keep", "")
     keep = "all" if kept == "all" else tuple(name for name in kept.split(",") if name)
-    tuning = choices(getattr(args, "tuned", False), parse_target(args.target, dtype=args.dtype))
+    bf16 = getattr(args, "bf16", False)
+    tuning = choices(getattr(args, "tuned", False), parse_target(args.target, dtype=args.dtype, bf16=bf16))
     param = solver.param if solver is not None else None
     request = Request(
         source, keep, args.target, args.dtype, param, Feed(source, args.data).shapes, getattr(args, "name", ""),
         args.threads or 0, loss_weights(args), own_layers(args.layer), check_labels=args.check_labels,
         check_finite=args.check_finite, winograd=args.winograd, tuning=tuning,
-        freeze=getattr(args, "freeze", False),
+        freeze=getattr(args, "freeze", False), bf16=bf16,
     )  # fmt: skip
     return request, solver

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "the trained weights (.caffemodel or .h5)"
     add(parser, "weights", required=True, type=given_path, metavar="FILE,...", help=text)
     add(parser, "iterations", type=positive, default=50, metavar="N", help="batches (50)")
-    add_build(parser)
+    add_build(parser, bf16=True)
     add_tuned(parser)
 
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         file, args.phase, threads=args.threads, target=args.target, dtype=args.dtype, level=args.level,
         stages=stages(args), data=args.data, loss_weights=loss_weights(args),
         layers=args.layer, check_labels=args.check_labels, check_finite=args.check_finite, winograd=args.winograd,
-        tuned=args.tuned, freeze=True,
+        tuned=args.tuned, freeze=True, bf16=args.bf16,
     )  # fmt: skip
     if net.inputs:
         fix = "test a net whose Data layers read some; Input layers are for programs that fill them"

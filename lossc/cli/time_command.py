@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "an interpreter that has PyTorch, for --compare (the one that runs lossc)"
     add(parser, "torch-python", type=given_path, default=sys.executable, metavar="PYTHON", help=text)
     add(parser, "json", action="store_true", help="print everything as JSON, and nothing else")
-    add_build(parser)
+    add_build(parser, bf16=True)
     add_freeze(parser)
     add_tuned(parser)
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from lossc.profile.peaks import measure_peaks
     from lossc.profile.peer import time_peer
     from lossc.profile.timing import time_net
-    from lossc.targets import host_machine, parse_target
+    from lossc.targets import host_machine
 
     request, _ = net_request(args)
     request = replace(request, timed=True)
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         log("caffe.cpp:381", f"Testing for {args.iterations} iterations.")
     timing = time_net(request, args.iterations, threads, args.data, told=None if args.json else told)
     wanted = args.roofline or args.json
-    peaks = measure_peaks(parse_target(args.target, dtype=args.dtype), timing.threads) if wanted else None
+    peaks = measure_peaks(request.built_for, timing.threads) if wanted else None
     if args.json:
         import json
 

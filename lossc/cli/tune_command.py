@@ -26,17 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help = "write what was measured to this file too, for --tuned FILE"
     parser.add_argument("-o", "--output", type=tuning_file, metavar="FILE.json", help=help)
     add(parser, "json", action="store_true", help="print everything as JSON, and nothing else")
-    add_build(parser)
+    add_build(parser, bf16=True)
     add_freeze(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from lossc.build.tuning import Tuning, keep_tuning, write_tuning
     from lossc.profile.tune import tune
-    from lossc.targets import parse_target
 
     request, _ = net_request(args)
-    target = parse_target(args.target, dtype=args.dtype)
+    target = request.built_for
 
     def told(measured: Measured) -> None:
         print("\n".join(_rows(measured)), flush=True)

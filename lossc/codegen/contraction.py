@@ -26,8 +26,8 @@ _LOCALS = """
     count cv d0 d1 d2 d3 d4 d5 d6 dealt depth exists first from group group0 group1 h h0 h1 half height i i0 image
     images j j1 j2 kh kw kz l last limit line lines local m n n0 n1 n2 o out p p0 p1 p2 packed packed_a packed_b panel
     panels phase phases plane planes q r rest result row row0 row_end row_tile rows rows_of s shared skip span spread
-    strip sum sums sums_of t t0 t1 tap tap0 taps tg tile tile0 tile1 to total turned u v v0 v1 v2 w0 w1 width x_block y
-    z z0 z1 z2 z3
+    strip sum sums sums_of t t0 t1 tap tap0 taps terms tg tile tile0 tile1 to total turned two u v v0 v1 v2 w0 w1 width
+    x_block y z z0 z1 z2 z3
 """
 LOCALS = frozenset(_LOCALS.split())
 
@@ -184,6 +184,12 @@ class Micro:
     masked: bool = False
     b_column: int = 0  # of a dot tile, like depth
     depth: int = 0
+    pairs: bool = False  # the elements of a and b are pairs of bfloat16
+
+    @property
+    def multiply(self) -> str:
+        """The vector function that adds products to a sum, without its type."""
+        return "dot2" if self.pairs else "fma"
 
     def head(self, types: Types) -> str:
         """The function's head; out gets `depth` terms a sum, of `columns` valid columns where that can vary."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from lossc.codegen.contraction import Code, Isa
 from lossc.codegen.conv import ConvSpec, conv_code
-from lossc.codegen.gemm import GemmSpec, gemm_code
+from lossc.codegen.gemm import FEW, GemmSpec, gemm_code
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,13 @@ class Contraction:
         if isinstance(self.spec, GemmSpec):
             return gemm_code(self.spec, isa, dtype, prefer=prefer)
         return conv_code(self.spec, isa, dtype, winograd=self.winograd, prefer=prefer)
+
+
+def rounded(spec: GemmSpec | ConvSpec) -> GemmSpec | ConvSpec:
+    """The spec with operands rounded to bfloat16 where two terms at a time are a gain: not in convolutions of one
+    channel a group, nor where few rows meet a matrix that would have to be rounded in each call."""
+    if isinstance(spec, ConvSpec):
+        gains = spec.direction == "forward" and spec.ci > spec.groups
+    else:
+        gains = spec.k > 1 and (bool(spec.frozen) or min(spec.m, spec.n) > FEW)
+    return replace(spec, bf16=gains)

@@ -43,7 +43,8 @@ class ConvSpec:
     ``x_strides`` and ``y_strides`` are (image, channel) in elements; planes are contiguous and row-major. ``x``, ``w``,
     ``y`` are parameter names. ``alpha`` is a C literal or an expression read once, ``alpha_args`` the parameters that
     it needs. ``accumulate`` adds to what the output holds, always or where the
-    int parameter that it names is not 0. ``frozen`` is ``w`` where that is the same in every call.
+    int parameter that it names is not 0. ``frozen`` is ``w`` where that is the same in every call. ``bf16``, forward
+    alone: products of x and w rounded to bfloat16, in float32 sums, unless Winograd's algorithm is faster in float32.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ConvSpec:
     epilogue: Epilogue | None = None
     alpha_args: tuple[str, ...] = ()
     frozen: str = ""
+    bf16: bool = False
 
     @property
     def key(self) -> str:
@@ -77,7 +79,7 @@ class ConvSpec:
         sizes = (self.in_shape, self.out_shape, self.kernel, self.stride, self.pad, self.dilation)
         shapes = zip(("in", "out", "kernel", "stride", "pad", "dilation"), sizes, strict=True)
         strides = f"x {self.x_strides[0]},{self.x_strides[1]} y {self.y_strides[0]},{self.y_strides[1]}"
-        add = (" add" if self.accumulate else "") + (" frozen" if self.frozen else "")
+        add = (" add" if self.accumulate else "") + (" frozen" if self.frozen else "") + (" bf16" if self.bf16 else "")
         return (
             f"conv {self.direction} n {self.n} groups {self.groups} ci {self.ci} co {self.co} "
             f"{' '.join(f'{name} {_times(each)}' for name, each in shapes)} {strides}{add}"
@@ -100,18 +102,21 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
     axes = {len(a) for a in (spec.in_shape, spec.out_shape, spec.kernel, spec.stride, spec.pad, spec.dilation)}
     if axes != {len(spec.kernel)} or not spec.kernel or spec.ci % spec.groups or spec.co % spec.groups:
         raise InternalError(f"convolution {spec.name}: axes, channels and groups do not fit together")
+    if spec.bf16 and (spec.direction != "forward" or dtype != "f32"):
+        raise InternalError(f"convolution {spec.name}: operands are rounded to bfloat16 in f32's forward pass alone")
     types = types_of(isa, dtype)
     shape = window(spec)
     turned = shape.turned() if spec.direction == "bwd_data" else shape
     if spec.direction == "bwd_weights":
         code = weights_code(spec, shape, isa, types, prefer)
     elif spec.direction == "forward" or _gathers(shape):
-        code = gather_code(spec, turned, isa, types, prefer)
+        code = gather_code(spec, replace(turned, bf16=spec.bf16), isa, types, prefer)
     elif spec.epilogue is None and _spreads(shape) and (found := spread_of(shape)):
         code = gather_code(spec, found[0], isa, types, prefer, spread=found[1])
     else:
         code = scatter_code(spec, shape, isa, types, prefer)
-    if spec.direction == "forward" or (spec.direction == "bwd_data" and all(s == 1 for s in shape.stride)):
+    forward = spec.direction == "forward" and not spec.bf16
+    if forward or (spec.direction == "bwd_data" and all(s == 1 for s in shape.stride)):
         _, other = direct_plan(turned, isa, types, prefer)
         assert code.choice is not None
         choice = rivals(code.choice, other, 1.0, prefer)

@@ -3,6 +3,8 @@
 A task computes all output channels of one block of positions: whole rows of one image, several small images, or a part
 of a long row. The block's columns are copied line by line into ``col``; padding and strides are dealt with once for
 each input line, in a strip of lines with margins, so that all lines of ``col`` are plain contiguous copies.
+
+Where operands are rounded to bfloat16, an element of weights, strip and ``col`` is a pair: of two channels at one tap.
 """
 
 from __future__ import annotations
@@ -75,19 +77,25 @@ def _strip_lines(shape: Window, rows: int) -> int:
     return (rows - 1) * shape.stride[-2] + shape.extent(-2)
 
 
+def _strips(shape: Window) -> bool:
+    """Whether lines are brought into a strip first. Pairs are, unless each line of them is needed but once."""
+    return shape.stride[-1] > 1 or not shape.inside() or (shape.bf16 and (shape.taps > 1 or shape.ic % 2 == 1))
+
+
 def _cost(shape: Window, types: Types, block: _Block) -> float:
     """Cycles of the whole convolution, for one thread."""
     lines = block.images * block.rows
-    depth = shape.ic * shape.taps
-    chunks = ceil(shape.ic / block.chunk)
+    depth = shape.steps * shape.taps
+    chunks = ceil(shape.steps / block.chunk)
     row_tiles = ceil(ceil(shape.oc / block.mr) / block.parts)
     panels = block.width // (block.nv * types.lanes)
     step = tile_cycles(block.mr, block.nv)
     compute = row_tiles * panels * (depth * step + chunks * (4 * block.mr * block.nv + 20))
     compute *= APART if panels > 1 else 1.0
     row_vectors = ceil(block.row_columns / types.lanes)
-    copy = depth * lines * (1.5 * row_vectors + 1)
-    if shape.stride[-1] > 1 or not shape.inside():
+    lone = 2 if shape.bf16 and not _strips(shape) else 1  # lines that one of col is made of
+    copy = depth * lines * (1.5 * lone * row_vectors + 1)
+    if _strips(shape):
         strips = shape.ic * prod(shape.kernel[:-2]) * block.images * _strip_lines(shape, block.rows)
         copy += strips * (15 + shape.stride[-1] * 3 * row_vectors)
     store = shape.oc / block.parts * lines * row_vectors * 5
@@ -106,11 +114,11 @@ def _best_block(shape: Window, isa: Isa, types: Types, prefer: str) -> tuple[_Bl
             for mr, nv in tiles(isa, types, shape.oc):
                 nr = nv * types.lanes
                 width = round_up(images * rows * row_columns, nr)
-                chunks = ceil(shape.ic / max(1, PANEL_BYTES // (shape.taps * nr * types.size)))
+                chunks = ceil(shape.steps / max(1, PANEL_BYTES // (shape.taps * nr * types.size)))
                 for parts in PARTS if images > 1 and ceil(shape.oc / mr) >= PARTS[-1] else (1,):
-                    yield _Block(images, rows, row_columns, mr, nv, width, ceil(shape.ic / chunks), parts)
+                    yield _Block(images, rows, row_columns, mr, nv, width, ceil(shape.steps / chunks), parts)
 
-    form = f"conv gather {'x'.join(map(str, shape.kernel))}"
+    form = f"conv gather {'x'.join(map(str, shape.kernel))}{' bf16' if shape.bf16 else ''}"
     return choose(blocks(), lambda block: _cost(shape, types, block), lambda block: f"{form} {block}", prefer)
 
 
@@ -128,7 +136,7 @@ def gather_code(
     dilation_h, dilation_w = shape.dilation[-2:]
     taps, plane = shape.taps, height * width
     row_tiles = ceil(shape.oc / mr)
-    blocked = block.chunk < shape.ic
+    blocked = block.chunk < shape.steps
     part_tiles = ceil(row_tiles / block.parts)
 
     parts = [
@@ -174,14 +182,15 @@ def gather_code(
     fresh = [(h1, h0, block.row_columns)] if h1 != h0 else []
     fresh += [(w1, w0, 1)] if w1 != w0 else []
 
-    strip = stride_w > 1 or not shape.inside()
+    strip = _strips(shape)
     strip_rows = _strip_lines(shape, block.rows)
     strip_width = round_up(ceil(((block.row_columns - 1) * stride_w + shape.extent(-1)) / stride_w) + lanes, lanes)
     strip_image = strip_rows * stride_w * strip_width
     outer = outer_axes(shape, z)
     planes = [(f"z{a}", prod(shape.in_shape[a + 1 :])) for a in range(len(outer))]
+    channel_step = shape.source_strides[1] * (2 if shape.bf16 else 1)
     source = affine(
-        [(image, shape.source_strides[0]), (group, shape.ic * shape.source_strides[1]), ("ci", shape.source_strides[1])]
+        [(image, shape.source_strides[0]), (group, shape.ic * shape.source_strides[1]), ("ci", channel_step)]
         + planes,
         head=shape.source,
     )
@@ -198,14 +207,16 @@ def gather_code(
     columns = block.images * block.rows * block.row_columns
     covered = columns - block.row_columns + round_up(block.row_columns, lanes)
 
-    depth = shape.ic * taps
-    pack = shape.frozen or shape.flipped or shape.n * shape.positions >= PACK_FROM or crowded(mr, depth, types.size)
+    depth = shape.steps * taps
+    pack = shape.frozen or shape.flipped or shape.bf16 or shape.n * shape.positions >= PACK_FROM
+    pack = pack or crowded(mr, depth, types.size)
     c0 = "c0" if blocked else "0"
     packed_tile = [(group, row_tiles * depth * mr), ("tile", depth * mr), (c0, taps * mr)]
     direct_tile = [(group, shape.w_group), ("row0", shape.w_row), (c0, taps)]
     micro = Micro(
         f"{spec.name}_tile", f"a: {spec.w}, b: columns of {shape.source}.", mr, block.nv, nr,
         1 if pack else shape.w_row, mr if pack else 1, block.width, block.width, add=blocked,
+        pairs=shape.bf16,
     )  # fmt: skip
     col_size = types.aligned(block.chunk * taps * block.width + lanes)
     sums_size = types.aligned((part_tiles if blocked else 1) * mr * block.width + lanes)
@@ -213,7 +224,7 @@ def gather_code(
     shared = 0 if shape.frozen else packed
     local = col_size + sums_size + (types.aligned(strip_image * block.images) if strip else 0)
     params = parameters(spec, types, (shape.source, "packed" if shape.frozen else spec.w), shape.target)
-    tail = shape.ic % block.chunk != 0
+    tail = shape.steps % block.chunk != 0
     g = {
         "name": spec.name,
         "comment": comment(spec.comment),
@@ -223,7 +234,11 @@ def gather_code(
         "w_from": shape.weights_at(spec.w, group),
         "flip": shape.flipped,
         "groups": shape.groups,
-        "ic": shape.ic,
+        "ic": shape.steps,
+        "pairs": shape.bf16,
+        "both": f"2 * ci + 1 < {shape.ic}" if shape.bf16 and shape.ic % 2 else "",
+        "channel": shape.source_strides[1],
+        "w_channel": shape.w_channel,
         "oc": shape.oc,
         "kk": taps,
         "kz": prod(shape.kernel[:-2]),
@@ -241,7 +256,7 @@ def gather_code(
         "row_tail": shape.oc % mr != 0,
         "blocked": blocked,
         "chunk": block.chunk,
-        "chunk_end": f"c0 + {'channels' if tail else block.chunk}" if blocked else str(shape.ic),
+        "chunk_end": f"c0 + {'channels' if tail else block.chunk}" if blocked else str(shape.steps),
         "depth": (f"channels * {taps}" if tail else str(block.chunk * taps)) if blocked else str(depth),
         "depth_tail": tail,
         "pack": pack,

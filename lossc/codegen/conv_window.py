@@ -34,10 +34,16 @@ class Window:
     w_channel: int
     flipped: bool = False
     frozen: bool = False  # the weights: what is made of them lasts
+    bf16: bool = False  # operands are rounded, and two channels of the source make a step
 
     @property
     def taps(self) -> int:
         return prod(self.kernel)
+
+    @property
+    def steps(self) -> int:
+        """Channels of the source in a group, or pairs of them, the last one's second filled up with zeros."""
+        return -(-self.ic // 2) if self.bf16 else self.ic
 
     @property
     def positions(self) -> int:
@@ -48,8 +54,10 @@ class Window:
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
     def weights_at(self, head: str, group: str, channel: str = "ci") -> str:
-        """C for the first tap that a row of the micro-kernel's a needs: of output `row0` and input channel `ci`."""
-        terms = [(group, self.w_group), ("row0", self.w_row), (channel, self.w_channel)]
+        """C for the first tap that a row of the micro-kernel's a needs: of output `row0` and input channel `ci`, or
+        the first channel of that pair."""
+        step = self.w_channel * (2 if self.bf16 else 1)
+        terms = [(group, self.w_group), ("row0", self.w_row), (channel, step)]
         return affine(terms, self.taps - 1 if self.flipped else 0, head=head)
 
     def inside(self) -> bool:

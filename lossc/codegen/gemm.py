@@ -3,6 +3,9 @@
 One operand is broadcast element by element, vectors run along the columns of the other (Goto and van de Geijn,
 "Anatomy of high-performance matrix multiplication", 2008). Which is which, what is packed and how it is blocked is
 chosen here from the shapes, so that the same shapes always give the same sums, whatever the number of threads.
+
+Where operands are rounded to bfloat16 both are packed as pairs of successive terms, which then count as one term; for
+scalar products as lines whose vectors pair the terms of two (``runtime/bf16.h``).
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from lossc.codegen.contraction import (
 )
 from lossc.codegen.environment import render
 from lossc.codegen.names import comment
+from lossc.errors import InternalError
 
 PACK_CONTIGUOUS, PACK_STRIDED, CROSSED_STORE = 0.25, 0.6, 0.8  # cycles an element, measured on Ice Lake
 SUMS_BYTES = 192 << 10  # of unfinished sums, which stay in the L2 cache
@@ -54,7 +58,7 @@ class GemmSpec:
 
     ``alpha`` is a C literal or an expression that is read once; ``alpha_args`` are the parameters it needs.
     ``accumulate`` adds to what C holds, always or where the int parameter that it names is not 0. ``frozen``: the
-    operand, a or b, that is the same in every call.
+    operand, a or b, that is the same in every call. ``bf16``: products of a and b rounded to bfloat16, in float32 sums.
     """
 
     name: str
@@ -74,6 +78,7 @@ class GemmSpec:
     epilogue: Epilogue | None = None
     alpha_args: tuple[str, ...] = ()
     frozen: str = ""
+    bf16: bool = False
 
     @property
     def key(self) -> str:
@@ -81,7 +86,8 @@ class GemmSpec:
         operands = zip("abc", (self.a_strides, self.b_strides, self.c_strides), strict=True)
         strides = " ".join(f"{name} {row},{column}" for name, (row, column) in operands)
         held = "".join(f" frozen {name}" for name in "ab" if getattr(self, name) == self.frozen)
-        return f"gemm {self.m}x{self.n}x{self.k} {strides}{' add' if self.accumulate else ''}{held}"
+        more = f"{' add' if self.accumulate else ''}{held}{' bf16' if self.bf16 else ''}"
+        return f"gemm {self.m}x{self.n}x{self.k} {strides}{more}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,12 @@ class _Side:
     row_variable: str
     column_variable: str
     crossed: bool  # c's contiguous axis is the rows
+    bf16: bool
+
+    @property
+    def terms(self) -> int:
+        """What a sum has, as far as packed operands go: pairs count once."""
+        return ceil(self.k / 2) if self.bf16 else self.k
 
 
 def along_rows(spec: GemmSpec) -> bool:
@@ -110,11 +122,12 @@ def along_rows(spec: GemmSpec) -> bool:
 def _sides(spec: GemmSpec) -> tuple[_Side, _Side]:
     """The product as it is, and transposed."""
     straight = _Side(
-        spec.a, spec.b, spec.m, spec.n, spec.k, *spec.a_strides, *spec.b_strides, "i", "j", crossed=along_rows(spec)
-    )
+        spec.a, spec.b, spec.m, spec.n, spec.k, *spec.a_strides, *spec.b_strides, "i", "j", along_rows(spec),
+        spec.bf16,
+    )  # fmt: skip
     turned = _Side(
         spec.b, spec.a, spec.n, spec.m, spec.k, *spec.b_strides[::-1], *spec.a_strides[::-1], "j", "i",
-        crossed=not along_rows(spec),
+        not along_rows(spec), spec.bf16,
     )  # fmt: skip
     return straight, turned
 
@@ -140,16 +153,16 @@ def _plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan:
     """The product with this register tile: its blocks, what is packed, and the cycles this may take."""
     vectors = ceil(side.columns / types.lanes)
     most = PANEL_BYTES // (nv * types.lanes * types.size)
-    block_k = side.k
-    if side.k > most:  # even blocks, of whole runs of packing
-        block_k = min(round_up(ceil(side.k / ceil(side.k / most)), PACK_ROWS), max(most // PACK_ROWS, 1) * PACK_ROWS)
-    blocks = ceil(side.k / block_k)
+    block_k = terms = side.terms
+    if terms > most:  # even blocks, of whole runs of packing
+        block_k = min(round_up(ceil(terms / ceil(terms / most)), PACK_ROWS), max(most // PACK_ROWS, 1) * PACK_ROWS)
+    blocks = ceil(terms / block_k)
     row_tiles, panels = ceil(side.rows / mr), ceil(vectors / nv)
     elements_a, elements_b = side.rows * side.k, side.k * side.columns
-    pack_b = side.b_column != 1 or row_tiles > 4 or side.b == frozen
+    pack_b = side.b_column != 1 or row_tiles > 4 or side.b == frozen or side.bf16
     far = side.a_row != 1 or side.a_k * types.size >= PAGE
     unfriendly = crowded(mr, side.a_row, types.size) if side.a_k == 1 else far
-    pack_a = panels >= 4 and (unfriendly or (blocks > 1 and panels >= REUSE)) or side.a == frozen
+    pack_a = panels >= 4 and (unfriendly or (blocks > 1 and panels >= REUSE)) or side.a == frozen or side.bf16
     cost = blocks * tiling_cost(side.rows, vectors, block_k, mr, nv)
     if pack_b and side.b != frozen:
         cost += elements_b * (PACK_CONTIGUOUS if side.b_column == 1 else PACK_STRIDED)
@@ -162,13 +175,16 @@ def _plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan:
     return _Plan(side, mr, nv, block_k, pack_a, pack_b, cost)
 
 
-def _dot_plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
-    """The product by scalar products, for few rows or columns: nothing is packed, but every sum is added up."""
-    steps = ceil(side.k / types.lanes)
+def _dot_plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan:
+    """The product by scalar products, for few rows or columns: nothing is packed, but every sum is added up. Pairs are
+    packed nevertheless, in lines; the cost is that of what is not frozen."""
+    steps = ceil(side.terms / types.lanes)
     cost = ceil(side.rows / mr) * ceil(side.columns / nv) * (steps * tile_cycles(mr, nv) + mr * nv * LANES_SUM + 20)
     if side.crossed:
         cost += side.rows * side.columns * CROSSED_STORE
-    return _Plan(side, mr, nv, side.k, False, False, cost, dot=True)
+    lines = [(side.a, side.rows), (side.b, side.columns)] if side.bf16 else []
+    cost += sum(count * side.k * PACK_CONTIGUOUS for operand, count in lines if operand != frozen)
+    return _Plan(side, mr, nv, side.terms, side.bf16, side.bf16, cost, dot=True)
 
 
 def _best_plan(spec: GemmSpec, isa: Isa, types: Types, prefer: str) -> tuple[_Plan, Choice]:
@@ -176,8 +192,9 @@ def _best_plan(spec: GemmSpec, isa: Isa, types: Types, prefer: str) -> tuple[_Pl
     if spec.a_strides[1] == 1 and spec.b_strides[0] == 1 and min(spec.m, spec.n) <= FEW:
         for side in _sides(spec):
             small = [(mr, nv) for mr, nv in tiles(isa, types, side.rows) if nv <= side.columns]
-            plans += [_dot_plan(side, types, *tile) for tile in small]
+            plans += [_dot_plan(side, types, *tile, spec.frozen) for tile in small]
     form = f"gemm {'n' if spec.a_strides[1] == 1 else 't'}{'n' if spec.b_strides[1] == 1 else 't'}"
+    form += " bf16" if spec.bf16 else ""
     return choose(plans, lambda plan: plan.cost, lambda plan: f"{form} {plan}", prefer)
 
 
@@ -187,10 +204,13 @@ def _terms(*terms: tuple[str, int]) -> str:
     return " + ".join(parts)
 
 
-def _packed_a(blocked: bool, row_tiles: int, mr: int, k: int) -> str:
+def _packed_a(plan: _Plan, row_tiles: int, depth: int) -> str:
     """Where a tile begins: tiles that meet one after the other lie so, which the caches foresee."""
-    if not blocked:
-        return _terms(("packed_a", 1), ("row_tile", mr * k))
+    mr = plan.mr
+    if plan.dot:
+        return _terms(("packed_a", 1), ("row0", depth))
+    if plan.block_k == depth:
+        return _terms(("packed_a", 1), ("row_tile", mr * depth))
     return _terms(("packed_a", 1), ("p0", row_tiles * mr), ("row_tile * depth", mr))
 
 
@@ -200,12 +220,16 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
 
     Parameters of the function: a, b, c, those of the epilogue and of alpha, then scratch where it is needed.
     """
+    if spec.bf16 and dtype != "f32":
+        raise InternalError(f"product {spec.name}: operands are rounded to bfloat16 in float32 alone")
     types = types_of(isa, dtype)
     plan, choice = _best_plan(spec, isa, types, prefer)
     side, mr, nr = plan.side, plan.mr, plan.nv * (1 if plan.dot else types.lanes)
     row_tiles, panels = ceil(side.rows / mr), ceil(side.columns / nr)
-    blocked = plan.block_k < side.k
-    block_panels = min(panels, max(1, BLOCK_COLUMNS_BYTES // (side.k * nr * types.size)))
+    blocked = plan.block_k < side.terms
+    lines = plan.dot and spec.bf16  # packed along the sums
+    depth = round_up(side.terms, types.lanes) if lines else side.terms  # of a packed operand
+    block_panels = panels if lines else min(panels, max(1, BLOCK_COLUMNS_BYTES // (depth * nr * types.size)))
     block_tiles = max(1, SUMS_BYTES // (mr * nr * types.size)) if blocked else 1
     row_blocks = ceil(row_tiles / block_tiles)
     if blocked:  # enough for every thread to do
@@ -216,31 +240,35 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     # Where one task alone uses a panel, it packs the block at hand, which then does not leave its core's caches. Lines
     # along the columns are better packed whole, in the order in which they lie.
     pack_own = blocked and row_blocks == 1 and side.b_column != 1 and side.b_k == 1 and side.b != spec.frozen
+    pack_own = pack_own and not spec.bf16
     if pack_own:
         block_panels = panels
 
     group = 1  # of panels that a row tile meets in turn: where C is large, so that its rows are written in long runs
     if not blocked and block_panels == panels and side.rows * side.columns * types.size > LARGE_OUTPUT:
-        group = max(1, min(panels, L2_BYTES // 4 // (side.k * nr * types.size)))
+        group = max(1, min(panels, L2_BYTES // 4 // (depth * nr * types.size)))
         group = ceil(panels / ceil(panels / group))
     frozen = "packed_a" if plan.pack_a and side.a == spec.frozen else ""
     if plan.pack_b and side.b == spec.frozen:
         frozen, block_panels = "packed_b", panels
-    a_packed = types.aligned(row_tiles * mr * side.k) if plan.pack_a else 0
-    b_packed = block_panels * nr * side.k if plan.pack_b and not pack_own else 0
+    a_packed = types.aligned((side.rows if plan.dot else row_tiles * mr) * depth) if plan.pack_a else 0
+    b_packed = (side.columns if plan.dot else block_panels * nr) * depth if plan.pack_b and not pack_own else 0
     a_scratch, b_scratch = a_packed * (frozen != "packed_a"), b_packed * (frozen != "packed_b")
     masked = not plan.pack_b and not plan.dot and side.columns % nr != 0
+    what = f"a: {side.a}, b: {side.b}{', pairs of bfloat16' if spec.bf16 else ''}."
     micro = Micro(
-        name=f"{spec.name}_tile", what=f"a: {side.a}, b: {side.b}.", mr=mr, nv=plan.nv, nr=nr,
-        a_row=1 if plan.pack_a else side.a_row, a_k=mr if plan.pack_a else side.a_k,
+        name=f"{spec.name}_tile", what=what, mr=mr, nv=plan.nv, nr=nr,
+        a_row=depth if lines else 1 if plan.pack_a else side.a_row, a_k=mr if plan.pack_a else side.a_k,
         b_k=nr if plan.pack_b else side.b_k, out_row=nr, add=blocked, masked=masked,
-        b_column=side.b_column, depth=side.k,
+        b_column=depth if lines else side.b_column, depth=depth, pairs=spec.bf16,
     )  # fmt: skip
     sums = types.aligned(block_tiles * mr * nr) if blocked else 0
     local = sums + (plan.block_k * nr if pack_own else 0)
-    turns = {"packed_a": plan.pack_a and side.a_row != 1, "packed_b": plan.pack_b and side.b_column != 1}
+    tiled_a, tiled_b = plan.pack_a and not lines, plan.pack_b and not lines
+    turns = {"packed_a": tiled_a and side.a_row != 1, "packed_b": tiled_b and side.b_column != 1}
     transposes = side.crossed or any(turn and packed != frozen for packed, turn in turns.items())
     p0 = 1 if blocked else 0  # the tile's operands begin at term p0
+    each = 2 if spec.bf16 else 1  # elements of an operand as it lies for one that is packed
 
     i_stride, j_stride = spec.c_strides
     apart = i_stride if along_rows(spec) else j_stride
@@ -266,7 +294,10 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         f"({side.column_variable} - {column0}){', m' if plan.dot else ''})",
         "a": side.a,
         "b": side.b,
-        "k": side.k,
+        "k": depth,
+        "terms": side.k,
+        "pairs": spec.bf16,
+        "lines": lines,
         "rows": side.rows,
         "columns": side.columns,
         "blocked": blocked,
@@ -295,7 +326,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "frozen": frozen,
         "pack_rows": PACK_ROWS,
         "fetch_c": not (plan.dot or side.crossed) and side.rows * side.columns * types.size > L2_BYTES,
-        "pack_chunks": ceil(side.k / PACK_ROWS),
+        "pack_chunks": ceil(depth / PACK_ROWS),
         "packed_b_at": a_scratch,
         "a_row": side.a_row,
         "b_column": side.b_column,
@@ -303,14 +334,15 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "b_k": side.b_k,
         "a_from": _terms((side.a, 1), ("row0", side.a_row), ("p", side.a_k)),
         "b_from": _terms((side.b, 1), ("column", side.b_column), ("p", side.b_k)),
-        "a_from1": _terms((side.a, 1), ("row0", side.a_row), ("p1", side.a_k)),
-        "b_from1": _terms((side.b, 1), ("column", side.b_column), ("p1", side.b_k)),
+        "a_from1": _terms((side.a, 1), ("row0", side.a_row), ("p1", side.a_k * each)),
+        "b_from1": _terms((side.b, 1), ("column", side.b_column), ("p1", side.b_k * each)),
         "transpose": f"{spec.name}_transpose",
         "transposes": transposes,
-        "a_tile": _packed_a(blocked, row_tiles, mr, side.k) if plan.pack_a
+        "a_tile": _packed_a(plan, row_tiles, depth) if plan.pack_a
         else _terms((side.a, 1), ("row0", side.a_row), ("p0", p0 * side.a_k)),
         "b_tile": "packed_b" if pack_own
-        else _terms(("packed_b", 1), ("panel", nr * side.k), ("p0", p0 * nr)) if plan.pack_b
+        else _terms(("packed_b", 1), ("column0", depth)) if lines
+        else _terms(("packed_b", 1), ("panel", nr * depth), ("p0", p0 * nr)) if plan.pack_b
         else _terms((side.b, 1), (column0, side.b_column), ("p0", p0 * side.b_k)),
         "c_at": _terms((spec.c, 1), ("i", i_stride), ("j", j_stride)),
         "rv": side.row_variable,

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from lossc.codegen.cexpr import Style
 from lossc.codegen.contraction import LOCALS, Choice, Epilogue, Prepared
 from lossc.codegen.contraction import Code as ContractionCode
-from lossc.codegen.contractions import Contraction
+from lossc.codegen.contractions import Contraction, rounded
 from lossc.codegen.conv import ConvSpec
 from lossc.codegen.environment import render
 from lossc.codegen.epilogue import epilogue_lines
@@ -88,6 +88,7 @@ class KernelWriter:
         self.choices = choices or {}
         self.first_sums = first_sums(graph)
         self.frozen = {p.blob for p in graph.params} if graph.options.get("freeze") else set()
+        self.bf16 = bool(graph.options.get("bf16"))
         self.style = Style(dtype)
         self._plan = lru_cache(maxsize=None)(self._plan_map)
 
@@ -192,6 +193,10 @@ class KernelWriter:
         held = [role for role, ref in operands.items() if self.graph.root(ref.blob) in self.frozen]
         return params[held[0]] if len(held) == 1 else ""
 
+    def _rounded(self, spec: GemmSpec | ConvSpec, node: Node) -> GemmSpec | ConvSpec:
+        """With operands of bfloat16 where the net's forward pass is to have them and the spec can."""
+        return rounded(spec) if self.bf16 and node.section == "forward" else spec
+
     def _gemm(self, kernel: Gemm, node: Node, label: Callable[[str], str]) -> Draft:
         params, pointers, strides = self._bind({"a": kernel.a, "b": kernel.b, "c": kernel.c}, label)
         spec = GemmSpec(
@@ -212,7 +217,7 @@ class KernelWriter:
             epilogue=self._epilogue(kernel, pointers, label),
             frozen=self._frozen(params, a=kernel.a, b=kernel.b),
         )
-        return self._contraction(Contraction(spec), pointers)
+        return self._contraction(Contraction(self._rounded(spec, node)), pointers)
 
     def _conv(self, kernel: Conv, node: Node, label: Callable[[str], str]) -> Draft:
         params, pointers, strides = self._bind({"x": kernel.x, "w": kernel.w, "y": kernel.y}, label)
@@ -242,7 +247,8 @@ class KernelWriter:
             epilogue=self._epilogue(kernel, pointers, label),
             frozen=self._frozen(params, w=kernel.w) if kernel.direction != "bwd_weights" else "",
         )
-        return self._contraction(Contraction(spec, self.graph.options.get("winograd", 0)), pointers)
+        limit = self.graph.options.get("winograd", 0)
+        return self._contraction(Contraction(self._rounded(spec, node), limit), pointers)
 
     def _image_strides(self, ref: Ref, strides: tuple[int, ...]) -> tuple[int, int]:
         step = 1

@@ -13,7 +13,6 @@ from lossc.explain.alphas import find_alphas
 from lossc.explain.report import FORMAT, Loss, Report, Step
 from lossc.explain.structure import find_losses, find_zero_heads, picture_parts
 from lossc.pipeline import Compiled, Request, build_graph, compile_net
-from lossc.targets import parse_target
 
 if TYPE_CHECKING:
     from lossc.explain.measure import Measured
@@ -71,7 +70,7 @@ def _report(
         net=graph.name,
         file=request.source.file,
         phase=request.phase,
-        target=parse_target(request.target, dtype=request.dtype).name,
+        target=request.built_for.name,
         dtype=request.dtype,
         losses=tuple(losses),
         total=measured.total if measured is not None else None,

@@ -29,7 +29,7 @@ from lossc.codegen.team import wants_team
 from lossc.errors import InternalError
 from lossc.ir import Graph
 from lossc.pipeline import Request, build_graph
-from lossc.targets import Target, check_runnable, parse_target
+from lossc.targets import Target, check_runnable
 
 MARGIN = 0.03
 """The part of its time by which a candidate must beat the model's choice, in each of a measurement's parts."""
@@ -39,6 +39,7 @@ _ROUNDS = 3  # of each part, at the least
 _LEAST_SECONDS = 2e-4  # of calls that are timed together: a team takes some microseconds to start
 _SHORTEST = 1e-7  # seconds of a call, where the clock shows less
 _TOLERANCE = {"f32": 1e-3, "f64": 1e-9}  # of results, beside the largest: no rounding comes near it
+_ROUNDED = 1e-2  # where candidates may round operands to bfloat16, or not
 _PERIOD = 65521  # random numbers before operands repeat themselves: a prime, so that no two rows are the same
 _ALIGN = 64
 
@@ -136,7 +137,7 @@ def tune(
     ``compile_net``, CompilerError, UsageError where this machine cannot run the target's code, InternalError where
     candidates disagree.
     """
-    target = parse_target(request.target, dtype=request.dtype)
+    target = request.built_for
     check_runnable(target)
     dtype = "f32" if request.dtype == "float32" else "f64"
     graph, _ = build_graph(request)
@@ -241,12 +242,13 @@ def _measure(job: _Job, first: int, threads: int, seconds: float, dtype: str, ff
         lib.lossc_tune_run(first + index, threads, times, addresses, packed, shared, local, memory.stride)
         return (clock() - start) / times
 
+    tolerance = _ROUNDED if job.contraction.spec.bf16 else _TOLERANCE[dtype]
     run(0, 1)
     expected = memory.result.copy()
     for index, name in enumerate(names):
         memory.result[:] = 0
         run(index, 1)
-        if not _largest(memory.result - expected) <= _TOLERANCE[dtype] * _largest(expected):
+        if not _largest(memory.result - expected) <= tolerance * _largest(expected):
             raise InternalError(f'{job.contraction.key}: "{name}" gives other results than "{names[0]}"')
     times = max(1, ceil(_LEAST_SECONDS / max(run(0, 1), _SHORTEST)))
     parts = [_least(run, len(names), times, seconds * len(names) / _PARTS) for _ in range(_PARTS)]

@@ -100,6 +100,7 @@ class Net:
         winograd: int = 2,
         tuned: bool | str | PathLike[str] = False,
         freeze: bool = False,
+        bf16: bool = False,
     ) -> None:
         if not isinstance(file, NetSource):
             level = whole_number("level", level, -(2**31), 2**31 - 1)
@@ -122,7 +123,8 @@ class Net:
         self.request = Request(
             file, kept, target, dtype, solver, self._feed.shapes, loss_weights=dict(loss_weights or {}),
             layers=own_layers(layers), check_labels=check_labels, check_finite=check_finite,
-            winograd=winograd, tuning=choices(tuned, parse_target(target, dtype=dtype)), freeze=bool(freeze),
+            winograd=winograd, tuning=choices(tuned, parse_target(target, dtype=dtype, bf16=bool(bf16))),
+            freeze=bool(freeze), bf16=bool(bf16),
         )
         self.native = Native(build(self.request), threads or 0, seed)
         manifest = self.native.manifest

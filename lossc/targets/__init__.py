@@ -1,13 +1,21 @@
 """What generated code runs on: instruction sets, compiler flags, and what the machine at hand offers."""
 
-from lossc.targets.host import check_runnable, host_target, parse_target, processor_name, runnable_targets
-from lossc.targets.isa import AVX2, AVX512, ISAS, NEON, SCALAR, Isa
+from lossc.targets.host import (
+    check_runnable,
+    host_target,
+    parse_target,
+    processor_name,
+    rounding_targets,
+    runnable_targets,
+)
+from lossc.targets.isa import AVX2, AVX512, AVX512_BF16, ISAS, NEON, SCALAR, Isa
 from lossc.targets.machine import Machine, host_machine
 from lossc.targets.target import Target
 
 __all__ = [
     "AVX2",
     "AVX512",
+    "AVX512_BF16",
     "ISAS",
     "NEON",
     "SCALAR",
@@ -19,5 +27,6 @@ __all__ = [
     "host_target",
     "parse_target",
     "processor_name",
+    "rounding_targets",
     "runnable_targets",
 ]

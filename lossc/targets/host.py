@@ -8,20 +8,29 @@ from dataclasses import replace
 from functools import lru_cache
 
 from lossc.errors import UsageError
-from lossc.targets.isa import ISAS
+from lossc.targets.isa import ISAS, ROUNDING, Isa
 from lossc.targets.target import Target
 
 _ARCHS = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
-_NAMES = ("native", *(isa.name for isa in ISAS))
+_NAMES = ("native", *(isa.name for isa in (*ISAS, *ROUNDING)))
 
 
 @lru_cache(maxsize=1)
 def runnable_targets() -> tuple[Target, ...]:
-    """Every target whose code this machine can run, the widest vectors first; never empty."""
+    """Every target with a header of its own whose code this machine can run, the widest vectors first; never empty."""
+    return _runnable(ISAS)
+
+
+def rounding_targets() -> tuple[Target, ...]:
+    """Those that this machine can run which have instructions for bfloat16."""
+    return _runnable(ROUNDING)
+
+
+def _runnable(isas: tuple[Isa, ...]) -> tuple[Target, ...]:
     arch = _host_arch()
     features = _cpu_features() if arch == "x86_64" else frozenset()
     os = "macos" if sys.platform == "darwin" else "linux"
-    return tuple(Target(isa, arch, os) for isa in ISAS if isa.arch in (None, arch) and isa.cpu_flags <= features)
+    return tuple(Target(isa, arch, os) for isa in isas if isa.arch in (None, arch) and isa.cpu_flags <= features)
 
 
 def host_target() -> Target:
@@ -29,9 +38,10 @@ def host_target() -> Target:
     return runnable_targets()[0]
 
 
-def parse_target(name: str, *, dtype: str = "float32") -> Target:
+def parse_target(name: str, *, dtype: str = "float32", bf16: bool = False) -> Target:
     """The target called ``name``: "native" (this machine's best) or an instruction set's name, in any case.
 
+    ``bf16``: "native" has the instructions for bfloat16 that this machine has, which nothing else needs.
     An instruction set of another architecture is accepted: its C can be generated here, though not run.
     Raises UsageError for a name or dtype that is not known.
     """
@@ -42,8 +52,8 @@ def parse_target(name: str, *, dtype: str = "float32") -> Target:
     wanted = name.strip().lower()
     host = host_target()
     if wanted == "native":
-        return replace(host, dtype=dtype)
-    isa = next((isa for isa in ISAS if isa.name == wanted), None)
+        return replace(next(iter(rounding_targets()), host) if bf16 else host, dtype=dtype)
+    isa = next((isa for isa in (*ISAS, *ROUNDING) if isa.name == wanted), None)
     if isa is None:
         raise _unknown(name)
     return Target(isa, isa.arch or host.arch, host.os, dtype)
@@ -51,8 +61,9 @@ def parse_target(name: str, *, dtype: str = "float32") -> Target:
 
 def check_runnable(target: Target) -> None:
     """Raises UsageError where this machine cannot run the target's code, which would end the process by a signal."""
-    if all((target.isa, target.arch, target.os) != (own.isa, own.arch, own.os) for own in runnable_targets()):
-        names = ", ".join(own.name for own in runnable_targets())
+    able = (*runnable_targets(), *rounding_targets())
+    if all((target.isa, target.arch, target.os) != (own.isa, own.arch, own.os) for own in able):
+        names = ", ".join(own.name for own in able)
         raise UsageError(f"this machine cannot run code for {target.name}", fix=f'use "native", or one of: {names}')
 
 

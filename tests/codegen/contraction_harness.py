@@ -28,6 +28,13 @@ def aligned(count: int, dtype: str, fill: float = np.nan) -> np.ndarray:
     return raw[skip : skip + count]
 
 
+def bf16(values: np.ndarray) -> np.ndarray:
+    """Rounded to bfloat16, to nearest, ties to even, as float32; NaN stays NaN."""
+    bits = values.astype(np.float32).view(np.uint32)
+    rounded = bits + (0x7FFF + (bits >> 16 & 1)).astype(np.uint32)
+    return np.where(np.isnan(values), values, (rounded & np.uint32(0xFFFF0000)).view(np.float32))
+
+
 DECLARED = re.compile(
     r"(?:ptrdiff_t|int|float|double|v[fi]\d+|mf\d+)\s+(?:\*restrict\s+)?(\w+)(?:\[\w+\])?\s*(?==|;|\[)|,\s*(\w+)\s*="
 )

@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 import pytest
-from contraction_harness import GUARD, REAL, Library, local_names
+from contraction_harness import GUARD, REAL, Library, bf16, local_names
 
 from lossc.codegen.contraction import LOCALS, Epilogue, types_of
 from lossc.codegen.conv import ConvSpec, conv_code
@@ -131,7 +131,8 @@ def check(library: Library, spec: ConvSpec, dtype: str, seed: int, threads=(1, 2
     order = {"forward": "xwy", "bwd_data": "ywx", "bwd_weights": "xyw"}[spec.direction]
     before, shape, strides = layout[order[2]]
 
-    wide = {key: planes(a.astype(np.float64)[GUARD:], sh, st) for key, (a, sh, st) in layout.items()}
+    read = bf16 if spec.bf16 else np.array
+    wide = {key: planes(read(a).astype(np.float64)[GUARD:], sh, st) for key, (a, sh, st) in layout.items()}
     value = float(spec.alpha.rstrip("f")) * reference(spec, wide["x"], wide["w"], wide["y"])
     extra = []
     if spec.epilogue:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contraction_harness import GUARD, REAL, Library, local_names
+from contraction_harness import GUARD, REAL, Library, bf16, local_names
 
 from lossc.codegen.contraction import LOCALS, Epilogue
 from lossc.codegen.gemm import GemmSpec, along_rows, gemm_code
@@ -67,8 +67,9 @@ def check(library: Library, spec: GemmSpec, dtype: str, seed: int, threads=(1, 2
     expected = before.astype(np.float64)
     c = view(expected[GUARD:], (spec.m, spec.n), spec.c_strides)
     factor = 0.25 if spec.alpha == "scale[0]" else float(spec.alpha.rstrip("f"))
+    read = bf16 if spec.bf16 else np.array
     a64, b64 = (
-        view(x.astype(np.float64), shape, strides)
+        view(read(x).astype(np.float64), shape, strides)
         for x, shape, strides in ((a, (spec.m, spec.k), spec.a_strides), (b, (spec.k, spec.n), spec.b_strides))
     )
     value = factor * (a64 @ b64)

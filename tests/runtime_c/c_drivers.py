@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lossc.resources import runtime_dir
-from lossc.targets import NEON, Isa, runnable_targets
+from lossc.targets import NEON, Isa, rounding_targets, runnable_targets
 
 SOURCES = Path(__file__).parent
 STRICT = ("-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror")
@@ -49,7 +49,7 @@ class Drivers:
 
     def __call__(self, source: str, isa: Isa, *flags: str) -> Driver:
         """The driver ``source`` (a file beside this one) for ``isa``. Skips the test if the ISA cannot run here."""
-        if any(target.isa is isa for target in runnable_targets()):
+        if any(target.isa is isa for target in (*runnable_targets(), *rounding_targets())):
             compiler, kind = native_compiler()
             runner: tuple[str, ...] = ()
             link = ["-lm"]

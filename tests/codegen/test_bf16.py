@@ -1,0 +1,159 @@
+"""Contractions of operands rounded to bfloat16 against sums of the rounded operands' products in float64: odd shapes,
+every candidate, with and without the CPU's instructions, on every ISA that runs here."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import test_conv
+import test_frozen
+import test_gemm
+from contraction_harness import WARNINGS, Library, bf16, local_names
+
+from lossc.codegen.contraction import LOCALS
+from lossc.codegen.contractions import Contraction, rounded
+from lossc.codegen.conv import ConvSpec, conv_code
+from lossc.codegen.gemm import GemmSpec, gemm_code
+from lossc.errors import InternalError
+from lossc.targets import AVX512, AVX512_BF16, ISAS, rounding_targets, runnable_targets
+
+HERE = [target.isa for target in (*rounding_targets(), *runnable_targets())]
+QUICK = ["-O1", "-ffp-contract=off"]
+NATIVE = HERE[0]
+
+
+def convolutions(count: int) -> list[ConvSpec]:
+    rng, found = random.Random(3), []
+    while len(found) < count:
+        spec = test_conv.random_spec(rng, len(found), "f32")
+        if spec.direction == "forward":
+            found.append(replace(spec, bf16=True))
+    return found + [replace(s, bf16=True) for s in test_conv.real_specs() if s.direction == "forward"]
+
+
+def products(count: int, lanes: int = 16) -> list[GemmSpec]:
+    rng = random.Random(4)
+    found = [test_gemm.random_spec(rng, index, lanes, "f32") for index in range(count)]
+    return [replace(spec, bf16=True) for spec in (*found, *test_gemm.blocked_specs())]
+
+
+@pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
+def test_convolutions(isa, tmp_path):
+    specs = convolutions(24)
+    library = Library({s.name: conv_code(s, isa, "f32") for s in specs}, isa, "f32", tmp_path, optimise=QUICK)
+    for seed, spec in enumerate(specs):
+        test_conv.check(library, spec, "f32", seed, threads=(1, 2, 3))
+
+
+@pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
+def test_products(isa, tmp_path):
+    specs = products(24, isa.lanes("float32"))
+    library = Library({s.name: gemm_code(s, isa, "f32") for s in specs}, isa, "f32", tmp_path, optimise=QUICK)
+    for seed, spec in enumerate(specs):
+        test_gemm.check(library, spec, "f32", seed, threads=(1, 2, 3))
+
+
+def test_every_candidate(tmp_path):
+    """The cheapest ones of a few shapes: among them are rows of scalar products, blocks of terms, strips of lines."""
+    few = test_gemm.blocked_specs()
+    specs = [replace(few[0], m=50, n=90), replace(few[-1], m=3, k=701, a_strides=(701, 1), b_strides=(1, 701)), few[3]]
+    specs += [s for s in test_conv.real_specs() if s.name in ("deep_forward", "lenet2_forward", "strip_forward")]
+    named = {}
+    for spec in specs:
+        contraction = Contraction(replace(spec, bf16=True))
+        for index, (name, _) in enumerate(contraction.code(NATIVE, "f32").choice.ranked[:8]):
+            named[f"{spec.name}{index}"] = contraction.named(f"{spec.name}{index}", ""), name
+    codes = {name: contraction.code(NATIVE, "f32", choice) for name, (contraction, choice) in named.items()}
+    choices = {code.choice.name for code in codes.values()}
+    assert len(choices) == len(codes) > 40 and all("bf16" in choice for choice in choices)
+    assert any("dot" in choice for choice in choices) and any("packed ab" in choice for choice in choices)
+    library = Library(codes, NATIVE, "f32", tmp_path, optimise=QUICK)
+    for seed, (contraction, _) in enumerate(named.values()):
+        spec = contraction.spec
+        check = test_gemm.check if isinstance(spec, GemmSpec) else test_conv.check
+        check(library, spec, "f32", seed, threads=(1, 2))
+
+
+@pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
+def test_frozen_operands_are_rounded_once(isa, tmp_path):
+    """To the very bits that they are rounded to in each call; rounded operands change nothing."""
+    contractions = [c for c in test_frozen.specs() if not isinstance(c.spec, ConvSpec) or c.spec.direction == "forward"]
+    contractions = [replace(c, spec=rounded(c.spec)) for c in contractions if not c.winograd]
+    codes = {}
+    for contraction in contractions:
+        code = contraction.code(isa, "f32")
+        anew = test_frozen.thawed(contraction).code(isa, "f32", code.choice.name)
+        assert contraction.spec.bf16 and code.prepared is not None and anew.prepared is None
+        codes |= {contraction.spec.name: code, f"{contraction.spec.name}_anew": anew}
+    library, rng = Library(codes, isa, "f32", tmp_path, optimise=QUICK), np.random.default_rng(5)
+    for contraction in contractions:
+        spec, name = contraction.spec, contraction.spec.name
+        values = test_frozen.operands(spec, "f32", rng)
+        out, before = spec.c if isinstance(spec, GemmSpec) else spec.y, codes[name].prepared
+        values[before.packed] = library.prepare(name, values[spec.frozen], 1)
+        np.testing.assert_array_equal(
+            library.prepare(name, values[spec.frozen], 3).view(np.int32), values[before.packed].view(np.int32)
+        )
+        found = test_frozen.result(library, name, values, out, 1)
+        np.testing.assert_array_equal(test_frozen.result(library, name, values, out, 3), found, contraction.key)
+        exact = {key: bf16(value) for key, value in values.items() if key not in (before.packed, out)}
+        exact |= {before.packed: library.prepare(name, exact[spec.frozen]), out: values[out]}
+        np.testing.assert_array_equal(test_frozen.result(library, name, exact, out, 1), found, contraction.key)
+        if codes[name].choice.name == codes[f"{name}_anew"].choice.name:
+            anew = test_frozen.result(library, f"{name}_anew", values, out, 2)
+            np.testing.assert_array_equal(anew, found, contraction.key)
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_no_warnings_with_or_without_the_instructions(compiler, tmp_path):
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler}")
+    specs = [*convolutions(5)[:12], *products(5)]
+    codes = {}
+    for spec in specs:
+        code = gemm_code if isinstance(spec, GemmSpec) else conv_code
+        codes[spec.name] = code(spec, AVX512, "f32")
+        assert code(spec, AVX512_BF16, "f32") == codes[spec.name]
+    for isa in (AVX512, AVX512_BF16):
+        assert "-Werror" in WARNINGS
+        Library(codes, isa, "f32", tmp_path, compiler=compiler, openmp=False, optimise=QUICK)
+
+
+def test_which_contractions_are_rounded():
+    conv = test_conv.conv("c", "forward", 1, 1, 3, 8, (9, 9), (3, 3), (1, 1), (1, 1), (1, 1))
+    product = GemmSpec("g", "", "a", "b", "c", 64, 64, 64, (64, 1), (1, 64), (64, 1))
+    assert rounded(conv).bf16 and rounded(product).bf16
+    assert not rounded(replace(conv, direction="bwd_data")).bf16
+    assert not rounded(replace(conv, ci=8, groups=8)).bf16  # one channel a group: nothing to pair
+    assert not rounded(replace(product, k=1)).bf16
+    assert not rounded(replace(product, m=1)).bf16 and rounded(replace(product, m=1, frozen="b")).bf16
+    for spec in (conv, product):
+        assert replace(spec, bf16=True).key != spec.key
+    for code, spec, dtype in ((conv_code, conv, "f64"), (gemm_code, product, "f64")):
+        with pytest.raises(InternalError, match="rounded to bfloat16"):
+            code(replace(spec, bf16=True), AVX512, dtype)
+    with pytest.raises(InternalError, match="rounded to bfloat16"):
+        conv_code(replace(conv, direction="bwd_data", bf16=True), AVX512, "f32")
+
+
+def test_winograd_rounds_nothing(tmp_path):
+    """Where it is estimated faster it stays in float32; without it the gathered product rounds."""
+    spec = test_conv.conv("c", "forward", 2, 1, 128, 192, (28, 28), (3, 3), (1, 1), (1, 1), (1, 1))
+    plain, rounds = (conv_code(replace(spec, bf16=each), NATIVE, "f32", winograd=2) for each in (False, True))
+    assert plain.text == rounds.text and plain.choice.name.startswith("conv winograd")
+    alone = conv_code(replace(spec, bf16=True), NATIVE, "f32").choice
+    assert all(name.startswith("conv gather 3x3 bf16") for name, _ in alone.ranked)
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
+def test_the_c_is_tidy(isa):
+    """Short lines, the same text each time, and no name that a parameter could shadow."""
+    for spec in (*convolutions(0), *products(0)):
+        text = Contraction(spec).code(isa, "f32").text
+        assert text == Contraction(spec).code(isa, "f32").text and local_names(text) <= LOCALS
+        for line in text.splitlines():
+            assert len(line) <= 120 and line == line.rstrip() and "\t" not in line, line
