@@ -1,14 +1,16 @@
 """The nets of examples/models beside PyTorch, JAX, Caffe, ONNX Runtime and OpenVINO: training iterations, or inference.
 
     python tests/bench/bench_nets.py [--peer-python PYTHON ...] [--nets lenet,vgg16] [--peers eager,jax] [--rounds 5]
-                                     [--seconds 3] [--threads 2] [--inference] [--output FOLDER]
+                                     [--seconds 3] [--threads 2] [--inference [--bf16]] [--output FOLDER]
 
 A training iteration is forward, backward and SGD with momentum and decay; inputs stay the same, no data loading. Each
-round starts every peer once, one after the other, in a process of its own. Writes MODE.md and MODE.json (training or
-inference) to the folder: medians over rounds of each process's median, and the least of all; ratios are to the fastest
-peer. A C program that makes three iterations tells how much memory training takes. "+malloc" tells the C library to
-keep freed memory. The heading tells how many cores other programs kept busy: above a tenth of one the figures are
-noise, and flatter whoever spins least. ``--inference``: forward passes in phase TEST at batch 1 and 16, without losses.
+round starts every peer once, one after the other, in a process of its own. Writes MODE.md and MODE.json (training,
+inference or inference-bf16) to the folder: medians over rounds of each process's median, and the least of all; ratios
+are to the fastest peer. A C program that makes three iterations tells how much memory training takes. "+malloc" tells
+the C library to keep freed memory. The heading tells how many cores other programs kept busy: above a tenth of one the
+figures are noise, and flatter whoever spins least. ``--inference``: forward passes in phase TEST at batch 1 and 16,
+without losses.
+``--bf16``: lossc and OpenVINO may multiply numbers rounded to bfloat16, all others stay in float32.
 
 All start from the same parameters and inputs. What the first call returns must agree with lossc's: outputs, or the
 loss, except where Dropout draws at random. ``--peer-python`` names interpreters that have the peers (by default this
@@ -54,6 +56,8 @@ SCRIPTS = {
 }
 #: The largest difference from lossc's outputs that rounding explains, as a part of the largest output.
 TOLERANCE = 1e-4
+#: The same where lossc rounds operands to bfloat16, and the peer does not, or does so elsewhere.
+ROUNDED = 0.05
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "1000000000"}
 BATCHES = (1, 16)
 SOLVER = 'net: "net.prototxt" base_lr: 1e-5 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.0005 max_iter: 1000000\n'
@@ -80,8 +84,9 @@ int main(void)
 """
 
 
-def prepare(name: str, folder: Path, batch: int | None) -> None:
-    """Writes net.prototxt, solver.prototxt and description.json: a training net, or one for inference at ``batch``."""
+def prepare(name: str, folder: Path, batch: int | None, bf16: bool = False) -> None:
+    """Writes net.prototxt, solver.prototxt and description.json: a training net, or one for inference at ``batch``;
+    ``bf16``: which may round."""
     from google.protobuf import text_format
 
     from lossc.frontend.net import read_net
@@ -98,7 +103,7 @@ def prepare(name: str, folder: Path, batch: int | None) -> None:
     (folder / "solver.prototxt").write_text(SOLVER)
     solver = None if batch else read_solver(folder / "solver.prototxt").param
     about = describe(Request(read_net(folder / "net.prototxt", phase=phase), solver=solver))
-    (folder / "description.json").write_text(json.dumps(about))
+    (folder / "description.json").write_text(json.dumps({**about, "bf16": bf16}))
 
 
 def memory(folder: Path, threads: int) -> dict[str, float | None]:
@@ -182,7 +187,7 @@ def _children() -> float:
 def measure_case(name: str, batch: int | None, pythons: dict[str, str], args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as place:
         folder = Path(place)
-        prepare(name, folder, batch)
+        prepare(name, folder, batch, args.bf16)
         about = json.loads((folder / "description.json").read_text())
         random = about["training"] and any(layer["type"] == "Dropout" for layer in about["layers"])
         rounds: dict[str, list[dict[str, Any]]] = {peer: [] for peer in ("lossc", *pythons)}
@@ -193,7 +198,7 @@ def measure_case(name: str, batch: int | None, pythons: dict[str, str], args: ar
                 found.append(run_peer(peer, pythons.get(peer, sys.executable), folder, args, outputs))
                 if outputs:
                     differences[peer] = difference(outputs, folder / "lossc.npz")
-                    if not differences[peer] <= TOLERANCE:
+                    if not differences[peer] <= (ROUNDED if args.bf16 else TOLERANCE):
                         raise SystemExit(f"{name}: outputs of {peer} differ from lossc's by {differences[peer]:.2g}")
         medians = {peer: statistics.median(r["median"] for r in found) for peer, found in rounds.items()}
         least = {peer: min(r["min"] for r in found) for peer, found in rounds.items()}
@@ -233,8 +238,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--inference", action="store_true")
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("bench_results"))
     args = parser.parse_args()
+    if args.bf16 and not args.inference:
+        parser.error("--bf16 is for --inference")
     known = INFERENCE if args.inference else TRAINING
     peers = [peer for peer in known if args.peers is None or peer in args.peers.split(",")]
     pythons = interpreters(peers, args.peer_python)
@@ -245,7 +253,7 @@ def main() -> None:
             print(table(cases[-1:], list(pythons)).splitlines()[2], flush=True)
     from lossc.build.compiler import find_compiler
 
-    mode = "inference" if args.inference else "training"
+    mode = ("inference-bf16" if args.bf16 else "inference") if args.inference else "training"
     about = {
         "mode": mode, "machine": processor(), "threads": args.threads, "rounds": args.rounds,
         "seconds": args.seconds, "date": date.today().isoformat(), "python": platform.python_version(),
@@ -268,7 +276,7 @@ def _heading(about: dict[str, Any], cases: list[dict[str, Any]]) -> str:
     lines = [f"Least milliseconds, {about['mode']}: {', '.join(facts)}."]
     found = [d for case in cases for peer, d in case["differences"].items() if peer != "lossc"]
     if found:
-        what = "outputs differ" if about["mode"] == "inference" else "the first losses (without Dropout) differ"
+        what = "the first losses (without Dropout) differ" if about["mode"] == "training" else "outputs differ"
         lines.append(f"From the same start {what} from lossc's by {max(found):.1g} of the largest at most.")
     if about["missing"]:
         lines.append(f"Not here: {', '.join(about['missing'])}; --peer-python names interpreters that have them.")

@@ -19,7 +19,7 @@ def make(about: dict[str, Any], kind: str, params: Arrays, inputs: Arrays, threa
         solver = lossc.get_solver(folder / "solver.prototxt", threads=threads)
         net = solver.net
     else:
-        net = lossc.Net(folder / "net.prototxt", lossc.TEST, threads=threads, freeze=True)
+        net = lossc.Net(folder / "net.prototxt", lossc.TEST, threads=threads, freeze=True, bf16=about["bf16"])
     for layer in about["layers"]:
         for blob, key in zip(net.params.get(layer["name"], []), layer["params"], strict=True):
             blob.data[...] = params[key]

@@ -1,4 +1,4 @@
-"""Runs a net for inference in ONNX Runtime or OpenVINO, in float32; see peer.py."""
+"""Runs a net for inference in ONNX Runtime or OpenVINO, in float32, or in OpenVINO's bfloat16; see peer.py."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ def make(about: dict[str, Any], kind: str, params: Arrays, inputs: Arrays, threa
         return lambda: session.run(None, inputs)
     import openvino
 
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    settings["INFERENCE_PRECISION_HINT"] = "bf16" if about["bf16"] else "f32"
     compiled = openvino.compile_model(openvino.Core().read_model(model), "CPU", settings)
     request = compiled.create_infer_request()
 
