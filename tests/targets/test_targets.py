@@ -11,6 +11,7 @@ from lossc.errors import UsageError
 from lossc.targets import (
     AVX2,
     AVX512,
+    AVX512_BF16,
     ISAS,
     NEON,
     SCALAR,
@@ -69,6 +70,19 @@ def test_names_are_parsed(machine) -> None:
     assert parse_target(" AVX512 ") == Target(AVX512, "x86_64", "linux")
     assert parse_target("neon") == Target(NEON, "aarch64", "linux")
     assert parse_target("scalar", dtype="float64") == Target(SCALAR, "x86_64", "linux", "float64")
+
+
+def test_instructions_for_bfloat16_are_taken_where_they_are_asked_for(machine) -> None:
+    assert machine("x86_64", AVX512_FEATURES | {"avx512_bf16"})[0] == "avx512"
+    assert parse_target("native").isa is AVX512
+    assert parse_target("native", bf16=True) == parse_target("avx512_bf16") == Target(AVX512_BF16, "x86_64", "linux")
+    check_runnable(parse_target("avx512_bf16"))
+    assert AVX512_BF16.define == AVX512.define and AVX512_BF16.lanes("float32") == AVX512.lanes("float32")
+    assert set(AVX512_BF16.compiler_flags("gcc")) == {*AVX512.compiler_flags("gcc"), "-mavx512bf16"}
+    machine("x86_64", AVX512_FEATURES)
+    assert parse_target("native", bf16=True).isa is AVX512
+    with pytest.raises(UsageError, match="cannot run code for avx512_bf16"):
+        check_runnable(parse_target("avx512_bf16"))
 
 
 def test_a_wrong_name_gets_a_suggestion() -> None:
