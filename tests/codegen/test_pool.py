@@ -138,7 +138,7 @@ def build(tmp_path_factory):
             text += f"    LOSSC_PARALLEL(threads)\n    kernel{i}({names});\n}}\n"
         (folder / "net.c").write_text(text)
         library = folder / "net.so"
-        flags = [*WARNINGS, "-Wno-unused-function", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+        flags = [*WARNINGS, "-Wno-unused-function", "-O1", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
         flags += [*isa.compiler_flags(compiler), "-fPIC", "-shared", f"-I{runtime_dir()}"]
         flags += ["-fopenmp"] if compiler == "gcc" else []
         done = subprocess.run(
