@@ -34,6 +34,20 @@
 
 #define LOSSC_PREFETCH(address) __builtin_prefetch(address)    /* a hint: nothing need be there */
 
+/* B_store_n where the ISA has no masked store of bytes. */
+#define LOSSC_STORE_BYTES_N(B, count)                                      \
+    static inline void B##_store_n(unsigned char *p, B v, int n)           \
+    {                                                                      \
+        unsigned char lanes[count];                                        \
+        if (n == count) {                                                  \
+            B##_store(p, v);                                               \
+            return;                                                        \
+        }                                                                  \
+        B##_store(lanes, v);                                               \
+        for (int i = 0; i < n; i++)                                        \
+            p[i] = lanes[i];                                               \
+    }
+
 #if defined(LOSSC_ISA_AVX512)
 #include "simd_avx512.h"
 #elif defined(LOSSC_ISA_AVX2)

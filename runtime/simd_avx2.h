@@ -378,17 +378,7 @@ static inline void vb32_store(unsigned char *p, vb32 v)
     const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     _mm_storel_epi64((__m128i *)(void *)p, _mm_packus_epi16(words, words));
 }
-static inline void vb32_store_n(unsigned char *p, vb32 v, int n)
-{
-    unsigned char lanes[VF32_LANES];
-    if (n == VF32_LANES) {
-        vb32_store(p, v);
-        return;
-    }
-    vb32_store(lanes, v);
-    for (int i = 0; i < n; i++)
-        p[i] = lanes[i];
-}
+LOSSC_STORE_BYTES_N(vb32, VF32_LANES)
 static inline vb32 vb32_add(vb32 a, vb32 b) { return _mm256_add_epi32(a, b); }
 static inline mf32 vb32_eq(vb32 a, vb32 b) { return vi32_eq(a, b); }
 static inline vb32 vb32_select(mf32 m, vb32 a, vb32 b) { return vi32_select(m, a, b); }
@@ -407,17 +397,7 @@ static inline void vb64_store(unsigned char *p, vb64 v)
     const int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
     memcpy(p, &bytes, sizeof bytes);
 }
-static inline void vb64_store_n(unsigned char *p, vb64 v, int n)
-{
-    unsigned char lanes[VF64_LANES];
-    if (n == VF64_LANES) {
-        vb64_store(p, v);
-        return;
-    }
-    vb64_store(lanes, v);
-    for (int i = 0; i < n; i++)
-        p[i] = lanes[i];
-}
+LOSSC_STORE_BYTES_N(vb64, VF64_LANES)
 static inline vb64 vb64_add(vb64 a, vb64 b) { return _mm256_add_epi64(a, b); }
 static inline mf64 vb64_eq(vb64 a, vb64 b) { return vi64_eq(a, b); }
 static inline vb64 vb64_select(mf64 m, vb64 a, vb64 b) { return vi64_select(m, a, b); }

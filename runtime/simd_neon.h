@@ -373,17 +373,7 @@ static inline void vb32_store(unsigned char *p, vb32 v)
     const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(words, words))), 0);
     memcpy(p, &bytes, sizeof bytes);
 }
-static inline void vb32_store_n(unsigned char *p, vb32 v, int n)
-{
-    unsigned char lanes[VF32_LANES];
-    if (n == VF32_LANES) {
-        vb32_store(p, v);
-        return;
-    }
-    vb32_store(lanes, v);
-    for (int i = 0; i < n; i++)
-        p[i] = lanes[i];
-}
+LOSSC_STORE_BYTES_N(vb32, VF32_LANES)
 static inline vb32 vb32_add(vb32 a, vb32 b) { return vaddq_u32(a, b); }
 static inline mf32 vb32_eq(vb32 a, vb32 b) { return vceqq_u32(a, b); }
 static inline vb32 vb32_select(mf32 m, vb32 a, vb32 b) { return vbslq_u32(m, a, b); }

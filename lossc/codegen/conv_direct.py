@@ -13,7 +13,7 @@ from typing import Any
 
 from lossc.codegen.contraction import CACHE_LINE, L2_BYTES, Code, Isa, Types, finish, parameters, prepared, signature
 from lossc.codegen.conv_direct_plan import COLUMNS, Axis, channels_inside, direct_plan, levels_of, packing, source_of
-from lossc.codegen.conv_window import Part, Window, affine, decode, outer_axes
+from lossc.codegen.conv_window import Part, Window, affine, decode, fills_vectors, outer_axes, output_parts
 from lossc.codegen.environment import render
 from lossc.codegen.names import comment
 
@@ -30,14 +30,7 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
     tile_count = panels + (rest > 0)
     part_tiles = ceil(tile_count / plan.parts)
 
-    parts = [
-        Part("n", "n", shape.n, 1),
-        Part("group", "group", shape.groups, 1),
-        Part("z", "z", prod(shape.out_shape[:-2]), 1),
-        Part("h1", "h0", height, plan.rows),
-        Part("w1", "w0", width, plan.row_columns),
-        Part("tile0", "tile0", tile_count, part_tiles),
-    ]
+    parts = output_parts(shape, 1, plan.rows, plan.row_columns, Part("tile0", "tile0", tile_count, part_tiles))
     lines, at = decode(parts)
     n, group, z, h0, h1, w0, w1, tile0 = (at[name] for name in ("n", "group", "z", "h0", "h1", "w0", "w1", "tile0"))
     if tile0 != "0":
@@ -48,8 +41,7 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
     fresh = [(h1, h0, plan.row_columns * nr)] if h1 != h0 else []
     fresh += [(w1, w0, nr)] if w1 != w0 else []
 
-    last = (height % plan.rows * width) if width == plan.row_columns else width % plan.row_columns
-    masked = plan.rows * plan.row_columns % lanes != 0 or last % lanes != 0
+    masked = not fills_vectors(shape, plan.rows, plan.row_columns, lanes)
     view_f = finish(
         spec,
         load=f"{types.vec}_load{'_n' if masked else ''}(o{', m' if masked else ''})",

@@ -32,7 +32,7 @@ from lossc.codegen.contraction import (
     tile_cycles,
     tiles,
 )
-from lossc.codegen.conv_window import Part, Spread, Window, affine, decode, outer_axes
+from lossc.codegen.conv_window import Part, Spread, Window, affine, decode, fills_vectors, outer_axes, output_parts
 from lossc.codegen.environment import render
 from lossc.codegen.names import comment
 
@@ -139,14 +139,8 @@ def gather_code(
     blocked = block.chunk < shape.steps
     part_tiles = ceil(row_tiles / block.parts)
 
-    parts = [
-        Part("n1", "n0", shape.n, block.images) if block.images > 1 else Part("n", "n", shape.n, 1),
-        Part("group", "group", shape.groups, 1),
-        Part("z", "z", prod(shape.out_shape[:-2]), 1),
-        Part("h1", "h0", height, block.rows),
-        Part("w1", "w0", width, block.row_columns),
-        Part("tile0", "tile0", row_tiles, part_tiles),
-    ]
+    tile = Part("tile0", "tile0", row_tiles, part_tiles)
+    parts = output_parts(shape, block.images, block.rows, block.row_columns, tile)
     lines, at = decode(parts)
     tile0 = at["tile0"]
     if tile0 != "0":
@@ -164,8 +158,7 @@ def gather_code(
     else:
         image = at["n"]
 
-    last = (height % block.rows * width) if width == block.row_columns else width % block.row_columns
-    masked = block.rows * block.row_columns % lanes != 0 or last % lanes != 0
+    masked = not fills_vectors(shape, block.rows, block.row_columns, lanes)
     view_f = finish(
         spec,
         load=f"{types.vec}_load{'_n' if masked else ''}(o{', m' if masked else ''})",

@@ -172,3 +172,24 @@ def outer_axes(shape: Window, z: str, taps: bool = True) -> list[dict[str, str]]
         tap = f"kz / {below_taps} % {shape.kernel[a]}" if taps and shape.kernel[a] > 1 else "0"
         axes.append({"at": affine([(out, shape.stride[a]), (tap, shape.dilation[a])], -shape.pad[a])})
     return axes
+
+
+def output_parts(shape: Window, images: int, rows: int, columns: int, tile: Part) -> list[Part]:
+    """The loop levels of tasks over blocks of so many images, rows, and columns of a row of the output; ``tile``: the
+    output channels' level."""
+    height, width = shape.out_shape[-2:]
+    return [
+        Part("n1", "n0", shape.n, images) if images > 1 else Part("n", "n", shape.n, 1),
+        Part("group", "group", shape.groups, 1),
+        Part("z", "z", prod(shape.out_shape[:-2]), 1),
+        Part("h1", "h0", height, rows),
+        Part("w1", "w0", width, columns),
+        tile,
+    ]
+
+
+def fills_vectors(shape: Window, rows: int, columns: int, lanes: int) -> bool:
+    """Whether the positions that are new in each block of rows, or columns of a row, are whole vectors."""
+    height, width = shape.out_shape[-2:]
+    last = (height % rows * width) if width == columns else width % columns
+    return rows * columns % lanes == 0 and last % lanes == 0
