@@ -51,7 +51,9 @@ class Epilogue:
 
     gemm: ``i`` is the row and ``j`` the column of C (ptrdiff_t) of the vector's first lane; it runs along j, or along
     i where ``gemm.along_rows``. Convolutions: ``n`` image, ``c`` channel, ``j`` first position (flattened); for
-    bwd_weights ``c`` is the output channel and ``j`` the first tap. ``m`` (int) lanes are valid.
+    bwd_weights ``c`` is the output channel and ``j`` the first tap. ``m`` (int) lanes are valid. Where the output's
+    channels lie in blocks, the vector runs along them: ``c`` is its first channel, ``j`` the position, and all lanes
+    are valid.
     """
 
     lines: tuple[str, ...]

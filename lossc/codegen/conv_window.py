@@ -35,6 +35,8 @@ class Window:
     flipped: bool = False
     frozen: bool = False  # the weights: what is made of them lasts
     bf16: bool = False  # operands are rounded, and two channels of the source make a step
+    source_block: int = 0  # channels in a block, which lies position by position; 0: whole planes
+    target_block: int = 0
 
     @property
     def taps(self) -> int:
@@ -77,6 +79,7 @@ class Window:
             pad=tuple(self.extent(a) - 1 - p for a, p in enumerate(self.pad)), source=self.target, target=self.source,
             source_strides=self.target_strides, target_strides=self.source_strides,
             w_row=self.w_channel, w_channel=self.w_row, flipped=True,
+            source_block=self.target_block, target_block=self.source_block,
         )  # fmt: skip
 
 
@@ -111,6 +114,7 @@ def window(spec: Any) -> Window:
         spec.n, spec.groups, ic, oc, lead + in_shape, lead + out_shape, lead + kernel, lead + stride,
         (0,) * len(lead) + pad, lead + dilation, spec.x, spec.y, tuple(spec.x_strides), tuple(spec.y_strides),
         oc * ic * taps, ic * taps, taps, frozen=spec.frozen == spec.w,
+        source_block=spec.x_block, target_block=spec.y_block,
     )  # fmt: skip
 
 

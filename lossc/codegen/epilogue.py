@@ -9,7 +9,6 @@ from lossc.codegen.names import Names, literal
 from lossc.errors import InternalError
 from lossc.ir import Access, Conv, Gemm, Graph
 from lossc.ir.expr import Acc, Const, Expr, Load, Op, accesses, walk
-from lossc.ir.kernels import epilogue_labels
 
 
 def epilogue_lines(
@@ -20,7 +19,7 @@ def epilogue_lines(
     ``label``: what the parameter of a memory owner should be called.
     """
     assert kernel.epilogue is not None
-    labels = epilogue_labels(kernel.out)
+    labels = kernel.labels
     fast = _fast_axis(graph, kernel)
     names = Names(frozenset({*taken, "acc", "out", "i", "j", "m", "n", "c", "shared", "local"}))
     params: dict[str, str] = {}
@@ -76,6 +75,8 @@ def _load(
     if isinstance(kernel, Gemm):
         terms = [f"{d} * {s}" if s != 1 else d for d, s in strides.items() if s]
         lane = strides.get(fast, 0)
+    elif block := kernel.block(kernel.out):
+        terms, lane = _blocked(strides, labels[3:], kernel.out.shape[3:], block)
     else:
         space = [strides.get(d, 0) for d in labels[2:]]
         shape = kernel.out.shape[2:]
@@ -94,5 +95,28 @@ def _load(
     if lane == 0:
         return f"{style.v}_set1(*({at}))"
     if lane == 1:
-        return f"{style.v}_load_n({at}, m)"
+        whole = isinstance(kernel, Conv) and kernel.block(kernel.out)
+        return f"{style.v}_load({at})" if whole else f"{style.v}_load_n({at}, m)"
     return f"{style.v}_load_strided_n({at}, {lane}, m)"
+
+
+def _blocked(strides: dict[str, int], space: str, shape: tuple[int, ...], block: int) -> tuple[list[str], int]:
+    """Of an operand of an output whose channels lie in blocks: the terms of its address at image n, position j, first
+    channel c, and its distance from channel to channel, 0 or 1. Raises InternalError for any other distance."""
+    lane, blocks = strides.get("l", 0), strides.get("b", 0)
+    terms = [f"n * {strides['n']}"] if strides.get("n") else []
+    if blocks:
+        terms.append("c" if blocks == block * lane else f"c / {block} * {blocks}")
+    if lane and blocks != block * lane:
+        terms.append(f"c % {block}")
+    along = [strides.get(d, 0) for d in space]
+    if any(along):
+        first = step = along[-1] if shape[-1] != 1 else next(s for s in reversed(along) if s)
+        for extent, stride in zip(reversed(shape), reversed(along), strict=True):
+            if extent != 1 and stride != step:
+                raise InternalError("an epilogue operand's planes must be contiguous")
+            step *= extent
+        terms.append(f"j * {first}" if first != 1 else "j")
+    if lane not in (0, 1):
+        raise InternalError("an epilogue operand's channels must lie side by side")
+    return terms, lane

@@ -231,33 +231,37 @@ class KernelWriter:
             direction=kernel.direction,  # type: ignore[arg-type]
             n=kernel.x.shape[0],
             groups=kernel.groups,
-            ci=kernel.x.shape[1],
-            co=kernel.y.shape[1],
-            in_shape=kernel.x.shape[2:],
-            out_shape=kernel.y.shape[2:],
+            ci=_channels(kernel.x, kernel.block(kernel.x)),
+            co=_channels(kernel.y, kernel.block(kernel.y)),
+            in_shape=kernel.x.shape[-len(g.kernel) :],
+            out_shape=kernel.y.shape[-len(g.kernel) :],
             kernel=g.kernel,
             stride=g.stride,
             pad=g.pad,
             dilation=g.dilation,
-            x_strides=self._image_strides(kernel.x, strides["x"]),
-            y_strides=self._image_strides(kernel.y, strides["y"]),
+            x_strides=self._image_strides(kernel.x, strides["x"], kernel.block(kernel.x)),
+            y_strides=self._image_strides(kernel.y, strides["y"], kernel.block(kernel.y)),
             alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
             alpha_comment=comment(kernel.alpha.history),
             accumulate=self._adds(kernel, node, pointers),
             epilogue=self._epilogue(kernel, pointers, label),
             frozen=self._frozen(params, w=kernel.w) if kernel.direction != "bwd_weights" else "",
+            x_block=kernel.block(kernel.x),
+            y_block=kernel.block(kernel.y),
         )
         limit = self.graph.options.get("winograd", 0)
         return self._contraction(Contraction(self._rounded(spec, node), limit), pointers)
 
-    def _image_strides(self, ref: Ref, strides: tuple[int, ...]) -> tuple[int, int]:
-        step = 1
-        for extent, stride in zip(reversed(ref.shape[2:]), reversed(strides[2:]), strict=True):
+    def _image_strides(self, ref: Ref, strides: tuple[int, ...], block: int) -> tuple[int, int]:
+        """(image, channel); of channels in blocks, those that planes of the same size would have."""
+        first, step = (3, block) if block else (2, 1)
+        for extent, stride in zip(reversed(ref.shape[first:]), reversed(strides[first:]), strict=True):
             if extent != 1 and stride != step:
                 raise InternalError(f"the planes of {ref.blob} are not contiguous")
             step *= extent
         image = strides[0] if ref.shape[0] > 1 else step * ref.shape[1]
-        return image, strides[1] if ref.shape[1] > 1 else step
+        channel = strides[1] if ref.shape[1] > 1 else step
+        return image, channel // block if block else channel
 
     def _pool(self, kernel: Pool, label: Callable[[str], str]) -> Draft:
         operands = {"x": kernel.x, "y": kernel.y}
@@ -276,9 +280,9 @@ class KernelWriter:
             direction=kernel.direction,  # type: ignore[arg-type]
             method=kernel.method,  # type: ignore[arg-type]
             n=kernel.x.shape[0],
-            channels=kernel.x.shape[1],
-            in_shape=kernel.x.shape[2:],  # type: ignore[arg-type]
-            out_shape=kernel.y.shape[2:],  # type: ignore[arg-type]
+            channels=_channels(kernel.x, kernel.block),
+            in_shape=kernel.x.shape[-2:],  # type: ignore[arg-type]
+            out_shape=kernel.y.shape[-2:],  # type: ignore[arg-type]
             kernel=g.kernel,  # type: ignore[arg-type]
             stride=g.stride,  # type: ignore[arg-type]
             pad=g.pad,  # type: ignore[arg-type]
@@ -286,10 +290,11 @@ class KernelWriter:
             y=params["y"],
             mask=params.get("mask"),
             mask_kind=mask_kind,
-            x_strides=self._image_strides(kernel.x, strides["x"]),
-            y_strides=self._image_strides(kernel.y, strides["y"]),
+            x_strides=self._image_strides(kernel.x, strides["x"], kernel.block),
+            y_strides=self._image_strides(kernel.y, strides["y"], kernel.block),
             alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
             accumulate=kernel.accumulate,
+            block=kernel.block,
         )
         return self._draft(spec, pointers, lambda named: Code(*pool_code(named, self.isa, self.dtype)))
 
@@ -364,6 +369,10 @@ class KernelWriter:
             return Function(name, render(template, view, name=name, heading=heading), params, shared, 0, can_fail)
 
         return Draft(node.id, pointers, function)
+
+
+def _channels(ref: Ref, block: int) -> int:
+    return ref.shape[1] * max(block, 1)
 
 
 def _function(name: str, code: ContractionCode | Code) -> Function:

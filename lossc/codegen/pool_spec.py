@@ -17,6 +17,8 @@ class PoolSpec:
     are (image, channel) in elements; planes are contiguous, and so is the mask as a whole. ``mask_kind``: "index" is
     h * W + w in the plane as a real, -1 where no maximum exists; "byte" is the position i * kernel[1] + j in the
     window, 255 where none exists. ``alpha`` (a C literal) scales the result, ``accumulate`` adds to what is there.
+    ``block``: 0, or the channels in a block that lies position by position, in x, y and mask alike (as in a ConvSpec);
+    the mask is in bytes then, if there is one.
     """
 
     name: str
@@ -38,3 +40,4 @@ class PoolSpec:
     y_strides: tuple[int, int]
     alpha: str
     accumulate: bool
+    block: int = 0

@@ -15,6 +15,10 @@ Role = Literal["input", "activation", "diff", "param", "param_diff", "state", "s
 PERSISTENT: frozenset[str] = frozenset({"input", "param", "param_diff", "state"})
 
 
+#: Channels in a block, where a blob's channels are stored in blocks: as many as any vector's lanes, or a multiple.
+BLOCK = 16
+
+
 def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
     """Row-major strides in elements."""
     strides = [1] * len(shape)
@@ -142,6 +146,19 @@ class Ref:
     def transpose(self, *order: int) -> Ref:
         return replace(
             self, shape=tuple(self.shape[i] for i in order), strides=tuple(self.strides[i] for i in order)
+        )
+
+    def blocked(self) -> Ref:
+        """(N, C, space...) as it lies in a blob whose channels are stored in blocks: (N, C / BLOCK, BLOCK, space...).
+
+        A block of channels lies position by position. Images and blocks begin where they would without.
+        """
+        n, c, *space = self.shape
+        image, channel, *steps = self.strides
+        return replace(
+            self,
+            shape=(n, c // BLOCK, BLOCK, *space),
+            strides=(image, channel * BLOCK, 1, *(step * BLOCK for step in steps)),
         )
 
     @property

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from lossc.ir.blob import Access, Dim, Ref
+from lossc.ir.blob import BLOCK, Access, Dim, Ref
 from lossc.ir.expr import Expr, Load, accesses, map_accesses, walk
 from lossc.ir.scalar import ONE, Scalar
 
@@ -162,19 +162,26 @@ class Gemm(Kernel):
 
     def numpy(self, memory: Memory) -> None:
         value = memory.array(self.a) @ memory.array(self.b) * memory.scalar(self.alpha)
-        _finish(memory, self.c, value, self.epilogue, self.accumulate)
+        _finish(memory, self, value)
+
+    @property
+    def labels(self) -> str:
+        """The dimension names of the epilogue, one an axis of the result."""
+        return epilogue_labels(self.c)
 
 
-def _finish(memory: Memory, out: Ref, value: np.ndarray, epilogue: Expr | None, accumulate: bool) -> None:
-    if epilogue is not None:
-        dims = tuple(Dim(n, e) for n, e in zip(epilogue_labels(out), out.shape, strict=True))
-        value = memory.evaluate(epilogue, dims, value).reshape(out.shape)
+def _finish(memory: Memory, kernel: Gemm | Conv, value: np.ndarray) -> None:
+    out = kernel.out
+    value = value.reshape(out.shape)
+    if kernel.epilogue is not None:
+        dims = tuple(Dim(n, e) for n, e in zip(kernel.labels, out.shape, strict=True))
+        value = memory.evaluate(kernel.epilogue, dims, value).reshape(out.shape)
     target = memory.array(out)
-    target[...] = target + value if accumulate else value
+    target[...] = target + value if kernel.accumulate else value
 
 
 def epilogue_labels(out: Ref) -> str:
-    """The dimension names of an epilogue: i, j for a matrix; n, c, then h, w ... for an image batch."""
+    """The dimension names of an epilogue: i, j for a matrix; n, c, then h, w ... for an image batch in whole planes."""
     return "ij" if out.ndim == 2 else "nc" + "hwdefgk"[: out.ndim - 2]
 
 
@@ -193,7 +200,9 @@ class Conv(Kernel):
     """Convolution in one of its three directions (cross-correlation, as in Caffe).
 
     forward: y (+)= epilogue(alpha * conv(x, w)); bwd_data: x (+)= alpha * conv^T(y, w); bwd_weights: w (+)= alpha * sum
-    over images. x is (N, C, spatial...), y (N, O, spatial...), w (O, C / groups, kernel...).
+    over images. x is (N, C, spatial...), y (N, O, spatial...), w (O, C / groups, kernel...). x and y may each have
+    their channels in blocks (``Ref.blocked``): the epilogue's dimensions are then n, b (block), l (channel in it), h,
+    w ...
     """
 
     kind: ClassVar[str] = "conv"
@@ -226,9 +235,19 @@ class Conv(Kernel):
     def flops(self) -> int:
         return 2 * self.y.size * int(np.prod(self.w.shape[1:]))
 
+    def block(self, ref: Ref) -> int:
+        """How many channels of x or y lie in a block; 0 for whole planes."""
+        return BLOCK if ref.ndim == len(self.geometry.kernel) + 3 else 0
+
+    @property
+    def labels(self) -> str:
+        """The dimension names of the epilogue, one an axis of the result."""
+        return "nbl" + "hwdefgk"[: self.out.ndim - 3] if self.block(self.out) else epilogue_labels(self.out)
+
     def numpy(self, memory: Memory) -> None:
         g = self.geometry
-        x, w, y = memory.array(self.x), memory.array(self.w), memory.array(self.y)
+        w = memory.array(self.w)
+        x, y = (_planes(memory.array(r), len(g.kernel)) for r in (self.x, self.y))
         n, groups, space = x.shape[0], self.groups, x.shape[2:]
         padded = np.zeros((*x.shape[:2], *(s + 2 * p + k * d for s, p, k, d in _zip(space, g))), memory.dtype)
         inside = (slice(None), slice(None), *(slice(p, p + s) for s, p in zip(space, g.pad, strict=True)))
@@ -236,7 +255,7 @@ class Conv(Kernel):
             padded[inside] = x
         yg = y.reshape(n, groups, -1, *y.shape[2:])
         wg = w.reshape(groups, -1, *w.shape[1:])
-        result = np.zeros(self.out.shape, memory.dtype)
+        result = np.zeros({"forward": y, "bwd_data": x, "bwd_weights": w}[self.direction].shape, memory.dtype)
         rg = result.reshape(yg.shape if self.direction == "forward" else wg.shape) if self.out is not self.x else None
         for tap in np.ndindex(*g.kernel):
             window = (slice(None), slice(None)) + tuple(
@@ -256,7 +275,12 @@ class Conv(Kernel):
                 rg[at] = np.einsum("ngop,ngcp->goc", yg.reshape(*yg.shape[:3], -1), xg.reshape(*xg.shape[:3], -1))
         if self.direction == "bwd_data":
             result = padded[inside]
-        _finish(memory, self.out, result * memory.scalar(self.alpha), self.epilogue, self.accumulate)
+        _finish(memory, self, result * memory.scalar(self.alpha))
+
+
+def _planes(array: np.ndarray, axes: int) -> np.ndarray:
+    """(N, C, space...), copied out of blocks of channels where it lies in those."""
+    return array if array.ndim == axes + 2 else array.reshape(len(array), -1, *array.shape[3:])
 
 
 def _zip(space: tuple[int, ...], g: Geometry) -> Iterable[tuple[int, int, int, int]]:
@@ -268,7 +292,8 @@ class Pool(Kernel):
     """Pooling over two spatial axes, MAX or AVE, forward or backward, as Caffe does it.
 
     ``mask`` (MAX) has y's shape and holds the index h * W + w of the first maximum. AVE divides by the part of the
-    window that lies in the padded image. A window wholly outside gives 0 and no gradient.
+    window that lies in the padded image. A window wholly outside gives 0 and no gradient. All operands may have their
+    channels in blocks (``Ref.blocked``).
     """
 
     kind: ClassVar[str] = "pool"
@@ -297,10 +322,15 @@ class Pool(Kernel):
     def accumulates(self) -> frozenset[str]:
         return frozenset({self.out.blob}) if self.accumulate else frozenset()
 
+    @property
+    def block(self) -> int:
+        """How many channels lie in a block; 0 for whole planes."""
+        return BLOCK if self.x.ndim == 5 else 0
+
     def numpy(self, memory: Memory) -> None:
         g = self.geometry
-        x, y = memory.array(self.x), memory.array(self.y)
-        mask = memory.array(self.mask) if self.mask is not None else None
+        x, y = (_planes(memory.array(r), 2) for r in (self.x, self.y))
+        mask = _planes(memory.array(self.mask), 2) if self.mask is not None else None
         (height, width), alpha = x.shape[2:], memory.scalar(self.alpha)
         grad = np.zeros(x.shape, memory.dtype)
         for oh, ow in np.ndindex(*y.shape[2:]):
@@ -332,6 +362,10 @@ class Pool(Kernel):
                 np.put_along_axis(flat, at[:, :, None], picked, 2)
         if self.direction == "backward":
             x[...] = x + grad if self.accumulate else grad
+        if self.block:  # these were copies
+            memory.array(self.out)[...] = (y if self.direction == "forward" else x).reshape(self.out.shape)
+            if mask is not None and self.mask is not None and self.direction == "forward":
+                memory.array(self.mask)[...] = mask.reshape(self.mask.shape)
 
 
 @dataclass(frozen=True)
