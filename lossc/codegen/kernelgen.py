@@ -231,10 +231,10 @@ class KernelWriter:
             direction=kernel.direction,  # type: ignore[arg-type]
             n=kernel.x.shape[0],
             groups=kernel.groups,
-            ci=_channels(kernel.x, kernel.block(kernel.x)),
-            co=_channels(kernel.y, kernel.block(kernel.y)),
-            in_shape=kernel.x.shape[-len(g.kernel) :],
-            out_shape=kernel.y.shape[-len(g.kernel) :],
+            ci=kernel.image(kernel.x)[1],
+            co=kernel.image(kernel.y)[1],
+            in_shape=kernel.image(kernel.x)[2:],
+            out_shape=kernel.image(kernel.y)[2:],
             kernel=g.kernel,
             stride=g.stride,
             pad=g.pad,
@@ -280,7 +280,7 @@ class KernelWriter:
             direction=kernel.direction,  # type: ignore[arg-type]
             method=kernel.method,  # type: ignore[arg-type]
             n=kernel.x.shape[0],
-            channels=_channels(kernel.x, kernel.block),
+            channels=kernel.x.shape[1] * max(kernel.block, 1),
             in_shape=kernel.x.shape[-2:],  # type: ignore[arg-type]
             out_shape=kernel.y.shape[-2:],  # type: ignore[arg-type]
             kernel=g.kernel,  # type: ignore[arg-type]
@@ -369,10 +369,6 @@ class KernelWriter:
             return Function(name, render(template, view, name=name, heading=heading), params, shared, 0, can_fail)
 
         return Draft(node.id, pointers, function)
-
-
-def _channels(ref: Ref, block: int) -> int:
-    return ref.shape[1] * max(block, 1)
 
 
 def _function(name: str, code: ContractionCode | Code) -> Function:

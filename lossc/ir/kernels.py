@@ -239,6 +239,11 @@ class Conv(Kernel):
         """How many channels of x or y lie in a block; 0 for whole planes."""
         return BLOCK if ref.ndim == len(self.geometry.kernel) + 3 else 0
 
+    def image(self, ref: Ref) -> tuple[int, ...]:
+        """(N, C, space...) of x or y, in either layout."""
+        n, c, *space = ref.shape
+        return (n, c * BLOCK, *space[1:]) if self.block(ref) else ref.shape
+
     @property
     def labels(self) -> str:
         """The dimension names of the epilogue, one an axis of the result."""

@@ -76,7 +76,7 @@ def _bounds(graph: Graph, operand: Ref | Access, layer: str) -> None:
 
 
 def _check_conv(kernel: Conv, layer: str) -> None:
-    x, w, y, g = kernel.x.shape, kernel.w.shape, kernel.y.shape, kernel.geometry
+    x, w, y, g = kernel.image(kernel.x), kernel.w.shape, kernel.image(kernel.y), kernel.geometry
     space = tuple(
         (e + 2 * p - d * (k - 1) - 1) // s + 1
         for e, p, d, k, s in zip(x[2:], g.pad, g.dilation, g.kernel, g.stride, strict=True)

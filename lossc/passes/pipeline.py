@@ -7,6 +7,7 @@ from pathlib import Path
 from lossc.ir import Graph
 from lossc.passes.backward import BuildBackward, SeedLoss
 from lossc.passes.base import Pass, PassManager
+from lossc.passes.block import BlockChannels
 from lossc.passes.elide import ElideCopies
 from lossc.passes.fold import FoldAccumulate, FoldLossWeight, SinkAlpha
 from lossc.passes.fuse import FuseEpilogues, FuseMaps
@@ -36,6 +37,7 @@ OPTIMISE: tuple[Pass, ...] = (
     FuseEpilogues(),
     ElideCopies(),
     NarrowMasks(),
+    BlockChannels(),
 )
 PLACE: tuple[Pass, ...] = (
     Schedule(),

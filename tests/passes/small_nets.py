@@ -95,8 +95,12 @@ NETS: dict[str, str] = {
 
 
 def imported(name: str, keep: str = "") -> Graph:
-    """The net as layer calls; ``keep`` as in a compile request."""
-    source = read_net_text(f'name: "{name}"\n{NETS[name]}', "net.prototxt")
+    """One of the nets as layer calls; ``keep`` as in a compile request."""
+    return imported_text(NETS[name], name, keep)
+
+
+def imported_text(text: str, name: str, keep: str | tuple[str, ...] = "") -> Graph:
+    source = read_net_text(f'name: "{name}"\n{text}', "net.prototxt")
     graph = import_net(source.param, "TRAIN", file="net.prototxt", line_of=source.line)
     graph.options["keep"] = keep
     return graph

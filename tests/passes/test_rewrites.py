@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from small_nets import imported, outcome
 
-from lossc.ir import Blob, Builder, Gemm, Geometry, Graph, Scalar, View
+from lossc.ir import Blob, Builder, Conv, Gemm, Geometry, Graph, Scalar, View
 from lossc.ir.blob import Role
 from lossc.ir.expr import Acc, expr, op, tanh, total
 from lossc.ir.printer import to_text
@@ -28,7 +28,7 @@ UPDATE = LowerUpdate(
 )
 BY_NAME: dict[str, Pass] = {p.name: p for p in (*PASSES, UPDATE)}
 HALVES = Geometry((2, 2), (2, 2), (0, 0), (1, 1))
-ROLES: dict[str, Role] = {"x": "input", "label": "input", "w": "param", "total": "state"}
+ROLES: dict[str, Role] = {"x": "input", "label": "input", "w": "param", "v": "param", "bias": "param", "total": "state"}
 
 
 def graph_of(**shapes: tuple[int, ...]) -> Graph:
@@ -198,6 +198,23 @@ def masked(*, observed: bool = False) -> Graph:
     return g
 
 
+def images() -> Graph:
+    """A square between two convolutions, the first of which adds a bias; users may look at the last result."""
+    wide, narrow = (2, 32, 4, 5), (2, 16, 4, 5)
+    weights = {"w": (32, 3, 1, 1), "bias": (32,), "v": (16, 32, 1, 1)}
+    g = graph_of(x=(2, 3, 4, 5), **weights, y=wide, y_squared=wide, z=narrow)
+    g.options["blocks"] = True
+    y = g.whole("y")["nchw"]
+    epilogue = Acc(y.dims) + g.whole("bias")["c"]
+    one = Geometry((1, 1), (1, 1), (0, 0), (1, 1))
+    g.add(Conv("forward", g.whole("x"), g.whole("w"), g.whole("y"), one, epilogue=epilogue), "conv", "forward")
+    b = at(g, "forward", "square")
+    b.map((g.whole("y_squared")["nchw"], expr(y) * expr(y)))
+    g.add(Conv("forward", g.whole("y_squared"), g.whole("v"), g.whole("z"), one), "conv2", "forward")
+    g.observe("z")
+    return g
+
+
 def shuffled() -> Graph:
     """A gradient that needs nothing of the forward pass is written down before it; a check of labels guards y."""
     g = graph_of(x=(4, 6), label=(4,), a=(4, 6), y=(4, 6), x_diff=(4, 6))
@@ -238,6 +255,7 @@ MAKE: dict[str, Callable[[], Graph]] = {
     "fuse-epilogues": product,
     "elide-copies": joined,
     "narrow-masks": masked,
+    "block-channels": images,
     "schedule": shuffled,
     "plan-memory": lives,
 }
