@@ -1,9 +1,10 @@
 """All benchmarks one after the other, into one report: bench.md for people, bench.json for programs.
 
-    python tests/bench/run_all.py [--peer-python PYTHON ...] [--only nets,pool] [--nets lenet] [--threads 2] [--quick]
-                                  [--output FOLDER]
+    python tests/bench/run_all.py [--peer-python PYTHON ...] [--only nets,pool] [--nets lenet] [--peers jax,openvino]
+                                  [--rounds 2] [--threads 2] [--quick] [--output FOLDER]
 
-Takes hours: leave the machine alone meanwhile. The report is written anew after each benchmark. ``--peer-python`` names
+Takes hours: leave the machine alone meanwhile. ``--nets``, ``--peers`` and ``--rounds`` make those of nets shorter. The
+report is written anew after each benchmark. ``--peer-python`` names
 interpreters that have PyTorch, JAX, Caffe, ONNX Runtime and OpenVINO (by default this one). ``--quick`` measures
 everything once and briefly, which shows that all of it runs; such figures mean nothing.
 """
@@ -30,6 +31,12 @@ PACKAGES = ("torch", "jax", "onnxruntime", "openvino", "numpy")
 BENCHES: dict[str, tuple[str, str, list[str], list[str]]] = {
     "nets": ("Training of nets", "bench_nets.py", [], ["--rounds", "1", "--seconds", "0.1"]),
     "inference": ("Inference of nets", "bench_nets.py", ["--inference"], ["--rounds", "1", "--seconds", "0.1"]),
+    "bf16": (
+        "Inference of nets, operands in bfloat16",
+        "bench_nets.py",
+        ["--inference", "--bf16"],
+        ["--rounds", "1", "--seconds", "0.1"],
+    ),
     "losses": ("Losses with their gradients", "bench_loss.py", [], ["--rounds", "1", "--seconds", "0.02"]),
     "gemm": ("Matrix products", "bench_gemm.py", [], ["--seconds", "0.02"]),
     "conv": ("Convolutions", "bench_conv.py", [], ["--seconds", "0.02"]),
@@ -45,11 +52,12 @@ def command(name: str, folder: Path, args: argparse.Namespace) -> tuple[list[str
     found = folder / f"{name}.json"
     if script == "bench_nets.py":
         line += ["--output", str(folder)]
-        line += ["--nets", args.nets] if args.nets else []
-        found = folder / ("inference.json" if "--inference" in options else "training.json")
+        line += [f"--{each}={value}" for each in ("nets", "peers", "rounds") if (value := getattr(args, each))]
+        mode = "inference" if "--inference" in options else "training"
+        found = folder / f"{mode}{'-bf16' if '--bf16' in options else ''}.json"
     else:
         line += ["--json", str(found)]
-    if name in ("nets", "inference", "losses"):
+    if name in ("nets", "inference", "bf16", "losses"):
         line += ["--threads", str(args.threads), "--peer-python", *args.peer_python]
     elif name != "startup":
         line += ["--threads", *map(str, sorted({1, args.threads}))]
@@ -124,6 +132,8 @@ def main() -> None:
     parser.add_argument("--peer-python", nargs="+", default=[sys.executable])
     parser.add_argument("--only", default=",".join(BENCHES), help="benchmarks, separated by commas")
     parser.add_argument("--nets", help="the nets that are timed (all)")
+    parser.add_argument("--peers", help="what they are timed beside (all)")
+    parser.add_argument("--rounds", type=int, help="how often each is started (5)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("bench_results"))
