@@ -20,6 +20,7 @@ from typing import Protocol
 
 from lossc.codegen.environment import render
 from lossc.codegen.mapplan import STREAM_BYTES
+from lossc.codegen.pool_blocks import BlocksView, blocks_view
 from lossc.codegen.pool_phases import BackwardView, ForwardView, backward_view, forward_view
 from lossc.codegen.pool_spec import NO_MAXIMUM, PoolSpec
 from lossc.errors import InternalError, ShapeError
@@ -69,10 +70,12 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
     real = "float" if bits == 32 else "double"
     forward, is_max = spec.direction == "forward", spec.method == "MAX"
     lanes = isa.lanes(f"float{bits}")
-    lines = _line_view(spec, lanes, bits // 8)
-    scatter = is_max and not forward and not _collects(spec, lanes)
-    view: ForwardView | BackwardView | None = None
-    if not scatter and not lines:
+    lines = None if spec.block else _line_view(spec, lanes, bits // 8)
+    scatter = is_max and not forward and not spec.block and not _collects(spec, lanes)
+    view: ForwardView | BackwardView | BlocksView | None = None
+    if spec.block:
+        view = blocks_view(spec, lanes, bits // 8)
+    elif not scatter and not lines:
         view = (forward_view if forward else backward_view)(spec, lanes, bits // 8)
         scatter = is_max and not forward and view is None
     _check(spec, bits, counts_in_plane=spec.mask_kind == "index" or (view is None and forward))
@@ -85,6 +88,8 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
         kind = real if spec.mask_kind == "index" else "unsigned char"
         params.append(f"{'' if forward else 'const '}{kind} *restrict {spec.mask}")
     form = "scatter" if scatter else "lines" if lines else f"phases_{spec.direction}" if view else "windows"
+    if isinstance(view, BlocksView):
+        form = f"blocks_{view.form}"
     text = render(
         f"pool_{form}.c.j2",
         lines or view,
@@ -106,7 +111,7 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
         else [],
         is_max=is_max,
         uneven=view is not None and not is_max and not (view.h.even and view.w.even),
-        empties=isinstance(view, ForwardView) and is_max and (view.h.empty, view.w.empty) != (view.h.out, view.w.out),
+        empties=isinstance(view, ForwardView | BlocksView) and is_max and (view.h.empty, view.w.empty) != (view.h.out, view.w.out),
         scaled=spec.alpha.rstrip("fF") not in ("1", "1.", "1.0"),
         streamed=_streamed(spec, lanes, bits // 8),
         no_maximum=NO_MAXIMUM,
@@ -126,6 +131,8 @@ def _streamed(spec: PoolSpec, lanes: int, real_bytes: int) -> bool:
     forward = spec.direction == "forward"
     shape, strides = (spec.out_shape, spec.y_strides) if forward else (spec.in_shape, spec.x_strides)
     large = spec.n * spec.channels * math.prod(shape) * real_bytes >= STREAM_BYTES
+    if spec.block:
+        return large and not spec.accumulate and strides[0] % lanes == 0
     vectors = forward or spec.stride[1] <= 2  # elements of wider strides are put in place one by one
     return large and vectors and not spec.accumulate and all(s % lanes == 0 for s in (shape[1], *strides))
 
@@ -135,6 +142,8 @@ def _check(spec: PoolSpec, bits: int, *, counts_in_plane: bool) -> None:
         raise InternalError(f"pooling {spec.name}: mask {spec.mask!r} and mask_kind {spec.mask_kind!r} do not agree")
     if spec.mask is not None and spec.method == "AVE":
         raise InternalError(f"pooling {spec.name}: AVE has no mask")
+    if spec.block and (spec.channels % spec.block or spec.mask_kind == "index"):
+        raise InternalError(f"pooling {spec.name}: {spec.channels} channels in blocks, mask_kind {spec.mask_kind!r}")
     if spec.direction == "backward" and spec.method == "MAX" and spec.mask is None:
         raise InternalError(f"pooling {spec.name}: the gradient of MAX needs its mask")
     if spec.mask_kind == "byte" and spec.kernel[0] * spec.kernel[1] > NO_MAXIMUM:

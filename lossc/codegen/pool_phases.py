@@ -117,7 +117,8 @@ def _ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _axis(spec: PoolSpec, i: int) -> Axis:
+def axis(spec: PoolSpec, i: int) -> Axis:
+    """The spatial axis ``i``: 0 runs along columns, 1 along rows."""
     size, out, kernel, stride, pad = (t[i] for t in (spec.in_shape, spec.out_shape, spec.kernel, spec.stride, spec.pad))
     return Axis(
         size,
@@ -133,7 +134,7 @@ def _axis(spec: PoolSpec, i: int) -> Axis:
 
 def _axes(spec: PoolSpec) -> tuple[Axis, Axis] | None:
     """Both axes, or None where windows are so large that the algorithm *windows* is better."""
-    h, w = _axis(spec, 0), _axis(spec, 1)
+    h, w = axis(spec, 0), axis(spec, 1)
     return None if spec.out_shape == (1, 1) or h.kernel * w.kernel > _UNROLLED else (h, w)
 
 
