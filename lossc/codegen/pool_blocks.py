@@ -74,8 +74,8 @@ def blocks_view(spec: PoolSpec, lanes: int, real_bytes: int) -> BlocksView:
     every = tuple(Term(i * w.kernel + t.position, i * w.size * spec.block + t.offset) for i in rows for t in columns)
     form: Form
     if spec.direction == "forward":
-        slots, pitch, margin = h.kernel, w.out * spec.block, 0
-        shared = spec.method == "MAX" and small and h.reach > 0 and w.kernel > 1 and h.out > 1
+        slots, pitch, margin = h.kernel - 1, w.out * spec.block, 0
+        shared = spec.method == "MAX" and small and h.stride <= h.kernel > 1 and h.out > 1
         form = "lines" if shared and _fits(spec, slots, pitch, real_bytes) else "forward"
         taps = tuple(columns) if form == "lines" else every if small else ()
     else:
