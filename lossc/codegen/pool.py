@@ -1,11 +1,11 @@
 """C text of the pooling kernels: MAX and AVE over two spatial axes, forward and backward, as Caffe's Pooling.
 
-Four algorithms. *Lines* (AVE of windows one column wide, as LRN across channels): whole lines are added up where they
+Five algorithms. *Lines* (AVE of windows one column wide, as LRN across channels): whole lines are added up where they
 lie. *Phases* (small windows): rows and columns are dealt out by their remainder modulo the stride, so that every
 window position of consecutive outputs is a contiguous vector; backward, each element collects from the windows that
 cover it. *Windows* (global pooling, large windows): one output after the other, vectors run along the rows of its
 window. *Scatter* (backward of MAX where a row has few outputs for a vector, or masks hold indices): each output's
-gradient goes to its maximum, one after the other.
+gradient goes to its maximum, one after the other. *Blocks*, where channels lie in blocks: see pool_blocks.
 
 Large results are streamed past the caches, as maps do. gcc 12 was seen to miscompile rows of plain C that lie apart in
 a buffer (outer-loop and block vectorisation), so what *phases* moves between rows and buffers is explicit vectors
@@ -88,8 +88,7 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
         kind = real if spec.mask_kind == "index" else "unsigned char"
         params.append(f"{'' if forward else 'const '}{kind} *restrict {spec.mask}")
     form = "scatter" if scatter else "lines" if lines else f"phases_{spec.direction}" if view else "windows"
-    if isinstance(view, BlocksView):
-        form = f"blocks_{view.form}"
+    form = f"blocks_{view.form}" if isinstance(view, BlocksView) else form
     text = render(
         f"pool_{form}.c.j2",
         lines or view,
@@ -111,7 +110,7 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
         else [],
         is_max=is_max,
         uneven=view is not None and not is_max and not (view.h.even and view.w.even),
-        empties=isinstance(view, ForwardView | BlocksView) and is_max and (view.h.empty, view.w.empty) != (view.h.out, view.w.out),
+        empties=view is not None and is_max and (view.h.empty, view.w.empty) != (view.h.out, view.w.out),
         scaled=spec.alpha.rstrip("fF") not in ("1", "1.", "1.0"),
         streamed=_streamed(spec, lanes, bits // 8),
         no_maximum=NO_MAXIMUM,
@@ -127,11 +126,11 @@ def _collects(spec: PoolSpec, lanes: int) -> bool:
 
 
 def _streamed(spec: PoolSpec, lanes: int, real_bytes: int) -> bool:
-    """Whether the result is large, is not read, and is written in rows of whole aligned vectors."""
+    """Whether the result is large, is not read, and is written in whole aligned vectors."""
     forward = spec.direction == "forward"
     shape, strides = (spec.out_shape, spec.y_strides) if forward else (spec.in_shape, spec.x_strides)
     large = spec.n * spec.channels * math.prod(shape) * real_bytes >= STREAM_BYTES
-    if spec.block:
+    if spec.block:  # positions are whole vectors, rows and blocks whole positions
         return large and not spec.accumulate and strides[0] % lanes == 0
     vectors = forward or spec.stride[1] <= 2  # elements of wider strides are put in place one by one
     return large and vectors and not spec.accumulate and all(s % lanes == 0 for s in (shape[1], *strides))

@@ -1,7 +1,11 @@
-"""The numbers of poolings whose channels lie in blocks, position by position: vectors run along the channels of a block.
+"""The numbers of poolings whose channels lie in blocks, position by position: vectors run along a block's channels.
 
-Every position of a window is a whole vector then, wherever it lies: nothing is dealt out, nothing turned. Offsets and
-sizes count elements, ``margin`` and ``start`` positions.
+Every position of a window is whole vectors then, wherever it lies: nothing is dealt out, nothing turned. *Forward*
+takes one output after the other. *Lines* (MAX) reads the image row by row, keeps each row's maxima for the windows that
+hold the row, and completes an output at its last row: two rows read side by side took twice the time on Zen 4.
+*Collect* gives each element the gradients of the windows that cover it, from lines with a margin of windows that do not
+exist. *Scatter* (backward of large windows, and of MAX where vectors are short) takes one output after the other to its
+window. Offsets and sizes count elements.
 """
 
 from __future__ import annotations
@@ -13,11 +17,11 @@ from typing import Literal
 from lossc.codegen.pool_phases import Axis, Term, axis
 from lossc.codegen.pool_spec import PoolSpec
 
-#: The positions of larger windows are not written out, one line each.
+#: Up to here a window's positions are written out, one line each.
 _UNROLLED = 49
 #: Bytes of stack that lines may take at most.
 _STACK_BYTES = 256 * 1024
-#: Times in those of one step of *collect* (compare the position, add the gradient): what *scatter* takes for one output.
+#: Times in those of one step of *collect* (compare the position, add the gradient): *scatter*, for one output.
 _STEPS_OF_SCATTER = 3
 
 Form = Literal["forward", "lines", "collect", "scatter"]
@@ -25,13 +29,13 @@ Form = Literal["forward", "lines", "collect", "scatter"]
 
 @dataclass(frozen=True)
 class Part:
-    """The gradients of column ``column`` + stride * g: ``terms`` say what they add up, by rows of windows.
+    """The gradients of column ``column`` + stride * g: ``terms`` say what they add up.
 
-    Term ``position`` of ``rows``' line that is ``line`` rows of windows above lies ``offset`` behind group g.
+    Each names its row of windows, by how many it lies above the one that comes into reach, and a place in its line.
     """
 
     column: int
-    terms: tuple[tuple[int, Term], ...]  # (line, term)
+    terms: tuple[tuple[int, Term], ...]
     more: bool  # there is one behind the last whole group of columns
 
 
@@ -47,7 +51,10 @@ class RowPhase:
 
 @dataclass(frozen=True)
 class BlocksView:
-    """``taps``: the window's positions (of one row, in *lines*), none where there are too many to write them out."""
+    """``taps``: the window's positions (of one row, in *lines*), none where there are too many to write them out.
+
+    *Collect* goes through rows of windows: row q brings the image's rows q * stride - pad and on into reach.
+    """
 
     form: Form
     h: Axis
@@ -55,9 +62,9 @@ class BlocksView:
     block: int
     per_image: int  # blocks
     blocks: int
-    slots: int  # lines that are kept; one more has no row of the image, or of windows
+    slots: int  # lines that are kept
     pitch: int  # of a line
-    margin: int
+    margin: int  # positions of a line before the first window
     taps: tuple[Term, ...]
     rows: tuple[int, ...]  # the number of each row's first position
     total: int  # rows of q, and groups that all parts have

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +64,9 @@ def spec(name: str, direction: str, block: int) -> PoolSpec:
         )  # fmt: skip
     mask, kind = ("mask", "byte") if method == "MAX" else (None, "none")
     return PoolSpec(
-        f"{name}_{direction}{'_blocks' * bool(block)}", name, direction, method, n, channels, (size,) * 2, (out,) * 2, (kernel,) * 2,
-        (stride,) * 2, (pad,) * 2, "x", "y", mask, kind, (channels * size**2, size**2), (channels * out**2, out**2),
-        "1.0f", False, block,
+        f"{name}_{direction}{'_blocks' * bool(block)}", name, direction, method, n, channels, (size,) * 2, (out,) * 2,
+        (kernel,) * 2, (stride,) * 2, (pad,) * 2, "x", "y", mask, kind, (channels * size**2, size**2),
+        (channels * out**2, out**2), "1.0f", False, block,
     )  # fmt: skip
 
 
@@ -114,8 +115,8 @@ def main() -> None:
                 # A mask that backward can follow: of planes or blocks, as this one has it.
                 loaded[f"run_{s.name}".replace("backward", "forward")](ctypes.c_int(1), *pointers)
                 for threads in options.threads:
-                    run = loaded[f"run_{s.name}"]
-                    times[s.name, threads].append(timed(lambda: run(ctypes.c_int(threads), *pointers), time.perf_counter))  # noqa: B023
+                    run = partial(loaded[f"run_{s.name}"], ctypes.c_int(threads), *pointers)
+                    times[s.name, threads].append(timed(run, time.perf_counter))
         for s in specs:
             line, record = f"{s.name:36s}", {"name": s.name, "threads": {}}
             for threads in options.threads:

@@ -282,28 +282,29 @@ def test_kernels_agree_with_oracle(build, isa, dtype):
 def test_nan_and_infinities_as_caffe_compares_them(build, isa):
     """The maximum starts at -FLT_MAX and needs `>`: NaN never wins, -inf neither, and such a window has no gradient."""
     specs = [
-        make(direction, size=(6, 20), kernel=kernel, stride=kernel, mask_kind=kind)
-        for kernel in ((2, 2), (6, 20), (1, 20))
-        for kind in ("byte", "index")
+        make(direction, size=(6, 20), kernel=kernel, stride=stride, mask_kind=kind, channels=16, block=block)
+        for kernel, stride in (((2, 2), (2, 2)), ((6, 20), (6, 20)), ((1, 20), (1, 20)), ((3, 3), (1, 1)))
+        for kind, block in (("byte", 0), ("index", 0), ("byte", 16))
         for direction in ("forward", "backward")
     ]
     call = build(specs, isa, "float32")
     rng = np.random.default_rng(2)
-    x0 = rng.choice(np.array([np.nan, -np.inf, np.inf, -FLT_MAX, 1.0], np.float32), (2, 3, 6, 20))
+    x0 = rng.choice(np.array([np.nan, -np.inf, np.inf, -FLT_MAX, 1.0], np.float32), (2, 16, 6, 20))
     x0[0, 0] = np.nan
     x0[1, 2] = -np.inf
     for i, spec in enumerate(specs):
         want_y, want_mask = oracle_forward(spec, x0)
         if spec.direction == "forward":
-            y = Guarded(np.zeros_like(want_y), np.float32)
-            mask = Guarded(np.zeros_like(want_y), mask_type(spec, np.float32))
-            call(i, 1, Guarded(x0, np.float32), y, mask)
-            np.testing.assert_array_equal(y.view, want_y.astype(np.float32))
-            np.testing.assert_array_equal(mask.view, want_mask)
+            y = memory(spec, np.zeros_like(want_y), np.float32, None)
+            mask = memory(spec, np.zeros_like(want_y), mask_type(spec, np.float32), None)
+            call(i, 1, memory(spec, x0, np.float32, None), y, mask)
+            np.testing.assert_array_equal(planes(spec, y.view), want_y.astype(np.float32))
+            np.testing.assert_array_equal(planes(spec, mask.view), want_mask)
         else:
-            x, dy = Guarded(x0, np.float32), np.ones(want_y.shape, np.float32)
-            call(i, 1, x, Guarded(dy, np.float32), Guarded(want_mask, mask_type(spec, np.float32)))
-            np.testing.assert_array_equal(x.view, oracle_backward(spec, dy, want_mask))
+            x, dy = memory(spec, x0, np.float32, None), np.ones(want_y.shape, np.float32)
+            mask = memory(spec, want_mask, mask_type(spec, np.float32), None)
+            call(i, 1, x, memory(spec, dy, np.float32, None), mask)
+            np.testing.assert_array_equal(planes(spec, x.view), oracle_backward(spec, dy, want_mask))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -318,6 +319,8 @@ def test_large_results_are_streamed_and_stay_the_same(build, isa, dtype, monkeyp
             ("backward", "AVE", {"size": (9, 33), "stride": (2, 3)}),
             ("forward", "AVE", {"size": (9, 32), "kernel": (5, 1), "stride": (1, 1), "pad": (2, 0)}),
             ("backward", "AVE", {"size": (9, 32), "kernel": (5, 1), "stride": (1, 1), "pad": (2, 0)}),
+            ("backward", "MAX", {"size": (5, 7), "channels": 32, "block": 16}),
+            ("backward", "AVE", {"size": (5, 7), "stride": (2, 1), "channels": 32, "block": 16}),
         )
     ]
     plain = build(specs, isa, dtype)
@@ -333,8 +336,8 @@ def test_large_results_are_streamed_and_stay_the_same(build, isa, dtype, monkeyp
         for past in (0, 1):
             results = []
             for call in (plain, streamed):
-                x, y = Guarded(x0, dtype, past=past), Guarded(y0, dtype, past=past)
-                call(i, 2, x, y, *(Guarded(m, np.uint8) for m in masks))
+                x, y = (memory(spec, values, dtype, None, past) for values in (x0, y0))
+                call(i, 2, x, y, *(memory(spec, m, np.uint8, None) for m in masks))
                 assert x.untouched() and y.untouched(), spec
                 results.append(x.view.tobytes() + y.view.tobytes())
             assert results[0] == results[1], spec
@@ -362,6 +365,10 @@ def test_refuses_what_it_cannot_do():
         pool_code(make("backward", mask_kind="none"), SCALAR, "float32")
     with pytest.raises(InternalError, match="no byte mask"):
         pool_code(make(size=(20, 20), kernel=(16, 16)), SCALAR, "float32")
+    with pytest.raises(InternalError, match="3 channels in blocks"):
+        pool_code(make(block=16), SCALAR, "float32")
+    with pytest.raises(InternalError, match="mask_kind 'index'"):
+        pool_code(make(channels=16, block=16, mask_kind="index"), SCALAR, "float32")
     with pytest.raises(InternalError, match="AVE has no mask"):
         pool_code(make(method="AVE", mask_kind="byte"), SCALAR, "float32")
     with pytest.raises(ShapeError, match="pad"):
