@@ -26,8 +26,8 @@ _LOCALS = """
     count cv d0 d1 d2 d3 d4 d5 d6 dealt depth exists first from group group0 group1 h h0 h1 half height i i0 image
     images j j1 j2 kh kw kz l last limit line lines local m n n0 n1 n2 o out p p0 p1 p2 packed packed_a packed_b panel
     panels phase phases plane planes q r rest result row row0 row_end row_tile rows rows_of s shared skip span spread
-    strip sum sums sums_of t t0 t1 tap tap0 taps terms tg tile tile0 tile1 to total turned two u v v0 v1 v2 w0 w1 width
-    x_block y z z0 z1 z2 z3
+    stored strip sum sums sums_of t t0 t1 tap tap0 taps terms tg tile tile0 tile1 to total turned two u v v0 v1 v2 w0 w1
+    width x_block y z z0 z1 z2 z3
 """
 LOCALS = frozenset(_LOCALS.split())
 

@@ -32,6 +32,7 @@ from lossc.errors import InternalError
 GATHER_WASTE = 1.4  # how many more positions dx may have than dy before scattering is the faster way
 GATHER_CHANNELS = 8  # of dx in a group, for which columns of dy are worth copying
 WINOGRAD_CHANNELS = 16  # of either side in a group, from which transforms can pay
+IN_BLOCKS = frozenset({"direct"})  # of direct, winograd, weights: who computes with channels in blocks
 WINOGRAD_GAIN = 1.05  # by how much the estimate must be better, for more scratch
 
 
@@ -103,7 +104,7 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
 
     Parameters of the function: the two inputs and the output (forward: x, w, y; bwd_data: y, w, x; bwd_weights:
     x, y, w), those of the epilogue and of alpha, then scratch where it is needed. Raises InternalError for shapes
-    that contradict each other.
+    that contradict each other, and for channels in blocks where no algorithm can do with them.
     """
     axes = {len(a) for a in (spec.in_shape, spec.out_shape, spec.kernel, spec.stride, spec.pad, spec.dilation)}
     if axes != {len(spec.kernel)} or not spec.kernel or spec.ci % spec.groups or spec.co % spec.groups:
@@ -112,9 +113,14 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
         raise InternalError(f"convolution {spec.name}: operands are rounded to bfloat16 in f32's forward pass alone")
     types = types_of(isa, dtype)
     shape = window(spec)
+    blocked = max(spec.x_block, spec.y_block) > 0
+    if blocked:
+        _refuse_blocks(spec, shape)
     turned = shape.turned() if spec.direction == "bwd_data" else shape
     if spec.direction == "bwd_weights":
         code = weights_code(spec, shape, isa, types, prefer)
+    elif blocked:
+        code = direct_code(spec, turned, isa, types, prefer)
     elif spec.direction == "forward" or _gathers(shape):
         code = gather_code(spec, replace(turned, bf16=spec.bf16), isa, types, prefer)
     elif spec.epilogue is None and _spreads(shape) and (found := spread_of(shape)):
@@ -122,14 +128,14 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
     else:
         code = scatter_code(spec, shape, isa, types, prefer)
     forward = spec.direction == "forward" and not spec.bf16
-    if forward or (spec.direction == "bwd_data" and all(s == 1 for s in shape.stride)):
+    if not blocked and (forward or (spec.direction == "bwd_data" and all(s == 1 for s in shape.stride))):
         _, other = direct_plan(turned, isa, types, prefer)
         assert code.choice is not None
         choice = rivals(code.choice, other, 1.0, prefer)
         if choice.name == other.name:
             code = direct_code(spec, turned, isa, types, prefer)
         code = replace(code, choice=choice)
-    among = filterings(turned, winograd)
+    among = filterings(turned, winograd) if not blocked or "winograd" in IN_BLOCKS else ()
     if among and dtype == "f32" and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
         weights = spec.direction == "bwd_weights"
         _, other = (winograd_weights_plan if weights else winograd_plan)(turned, isa, types, among, prefer)
@@ -139,6 +145,16 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
             code = (winograd_weights_code if weights else winograd_code)(spec, turned, isa, types, among, prefer)
         code = replace(code, choice=choice)
     return code
+
+
+def _refuse_blocks(spec: ConvSpec, shape: Window) -> None:
+    """Raises InternalError where no algorithm computes what a spec with channels in blocks asks for."""
+    algorithm = "weights" if spec.direction == "bwd_weights" else "direct"
+    strided = spec.direction == "bwd_data" and max(shape.stride) > 1
+    sides = ((spec.ci, spec.x_block), (spec.co, spec.y_block))
+    uneven = any(block and channels // spec.groups % block for channels, block in sides)
+    if algorithm not in IN_BLOCKS or uneven or spec.bf16 or strided or len(shape.kernel) > 2:
+        raise InternalError(f"convolution {spec.name}: nothing computes it with its channels in blocks")
 
 
 def _spreads(shape: Window) -> bool:

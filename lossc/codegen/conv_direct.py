@@ -3,7 +3,8 @@
 The weights are packed once a call into panels of a few vectors of output channels, in the order of the sums' terms. A
 register tile is a number of positions times a panel, and its sums stay in registers over all taps and channels. x is
 read in place where no position touches the padding, else from a strip: the lines that a task needs, once, with margins
-of zeros. Finished tiles are turned on their way out, so that vectors run along positions there.
+of zeros. Finished tiles are turned on their way out, so that vectors run along positions there, unless the output's
+channels lie in blocks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,16 @@ from math import ceil, prod
 from typing import Any
 
 from lossc.codegen.contraction import CACHE_LINE, L2_BYTES, Code, Isa, Types, finish, parameters, prepared, signature
-from lossc.codegen.conv_direct_plan import COLUMNS, Axis, channels_inside, direct_plan, levels_of, packing, source_of
+from lossc.codegen.conv_direct_plan import (
+    COLUMNS,
+    Axis,
+    Plan,
+    channels_inside,
+    direct_plan,
+    levels_of,
+    packing,
+    source_of,
+)
 from lossc.codegen.conv_window import Part, Window, affine, decode, fills_vectors, outer_axes, output_parts
 from lossc.codegen.environment import render
 from lossc.codegen.names import comment
@@ -37,11 +47,11 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
         lines.append(f"const ptrdiff_t tile1 = {_end('tile0', part_tiles, tile_count)};")
     j1 = affine([(z, plane), (h1, width), (w1, 1)])
     j2 = affine([(z, plane), (h0, width), (w0, 1)], (plan.rows - 1) * width + plan.row_columns)
-    lines += [f"const ptrdiff_t j1 = {j1};", f"const ptrdiff_t j2 = {j2};"]
-    fresh = [(h1, h0, plan.row_columns * nr)] if h1 != h0 else []
-    fresh += [(w1, w0, nr)] if w1 != w0 else []
+    lines += [] if shape.target_block else [f"const ptrdiff_t j1 = {j1};", f"const ptrdiff_t j2 = {j2};"]
+    fresh = [(h1, h0, plan.row_columns)] if h1 != h0 else []
+    fresh += [(w1, w0, 1)] if w1 != w0 else []
 
-    masked = not fills_vectors(shape, plan.rows, plan.row_columns, lanes)
+    masked = not shape.target_block and not fills_vectors(shape, plan.rows, plan.row_columns, lanes)
     view_f = finish(
         spec,
         load=f"{types.vec}_load{'_n' if masked else ''}(o{', m' if masked else ''})",
@@ -57,8 +67,8 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
     if plan.strip:
         x_block = "strip"
     else:
-        first = [(h0, shape.stride[-2] * source.width), (w0, shape.stride[-1])]
-        corner = -shape.pad[-2] * source.width - shape.pad[-1]
+        first = [(h0, source.row), (w0, source.column)]
+        corner = (-shape.pad[-2] * source.width - shape.pad[-1]) * source.unit
         x_block = affine([*image_terms, *planes, *first], corner, head=shape.source)
 
     levels = levels_of(shape, source, plan.strip)
@@ -76,14 +86,16 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
     if not plan.strip and _large(types, shape.n, shape.groups * shape.ic, prod(shape.in_shape)):
         ahead = plan.row_columns * source.column if plan.row_columns < width else plan.rows * source.row
         next_block = ahead if plan.row_columns < width or plan.rows < height else shape.source_strides[0]
-        span = tile_view["offsets"][-1]
-        tile_view["ahead"] = [next_block + place for place in range(0, span + 1, CACHE_LINE // types.size)]
+        tile_view["ahead"] = _ahead(
+            next_block, tile_view["offsets"][-1], f"d{len(levels) - 1}", shape.source_block, types
+        )
     micros = [{"name": f"{spec.name}_tile", "nv": plan.nv}] if panels else []
     micros += [{"name": f"{spec.name}_rest" if panels else f"{spec.name}_tile", "nv": rest}] if rest else []
     inside = channels_inside(shape)
     channel = "ci" if taps > 1 and shape.ic > 1 else "0"
 
-    sums_size = types.aligned((plan.rows * plan.row_columns + lanes) * nr + COLUMNS)
+    positions = plan.mr if shape.target_block else plan.rows * plan.row_columns + lanes
+    sums_size = types.aligned(positions * nr + COLUMNS)
     local = sums_size + (types.aligned(shape.ic * source.channel) if plan.strip else 0)
     packed = types.aligned(shape.groups * vectors * lanes * depth)
     shared = 0 if shape.frozen else packed
@@ -125,8 +137,11 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
         "strip_channel": source.channel,
         "strip_lines": source.lines,
         "strip_width": source.width,
+        "x_unit": source.unit,
+        "strip_line": source.width * source.unit,
         "across": across.source,
         "down": down.source,
+        "line": shape.in_shape[-1] * source.unit,
         "first_y": affine([(h0, shape.stride[-2])], -shape.pad[-2]),
         "first_x": affine([(w0, shape.stride[-1])], -shape.pad[-1]),
         "ih": shape.in_shape[-2],
@@ -140,6 +155,8 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
         "row_columns": plan.row_columns,
         "tile_rows": plan.tile_rows,
         "tile_columns": plan.tile_columns,
+        "sums_row": "" if shape.target_block else f" + r * {plan.row_columns * nr}",
+        "sums_column": "" if shape.target_block else f" + p * {nr}",
         "x_row": source.row,
         "x_column": source.column,
         "fetch": range(0, plan.mr, CACHE_LINE // types.size)
@@ -150,7 +167,7 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
              (z, plane), (h0, width), (w0, 1)],
             head=shape.target,
         ),
-        "fresh": "".join(f" + ({new} - {old}) * {by}" for new, old, by in fresh),
+        "fresh": "".join(f" + ({new} - {old}) * {by * nr}" for new, old, by in fresh),
         "column_step": COLUMNS,
         "channel_tail": shape.oc % nr != 0 or nr % COLUMNS != 0,
         "channels": f"({shape.oc} - tile * {nr} < {nr} ? {shape.oc} - tile * {nr} : {nr})"
@@ -159,12 +176,48 @@ def direct_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = 
         "out_at": affine([(n, shape.target_strides[0]), ("c", shape.target_strides[1])], head=shape.target),
         "masked_store": masked,
         "needs_m": view_f.mentions("m"),
+        "block": _block_view(shape, plan, types, at, fresh),
         "decode": lines,
         "tasks": prod(part.count for part in parts),
     }  # fmt: skip
     text = render("conv_direct.c.j2", {}, t=types, k=tile_view, f=view_f, g=g)
     before = prepared(spec, types, packed, "lib/direct_packing.j2", tile_view, g) if shape.frozen else None
     return Code(text, tuple(params), shared, local, choice, before)
+
+
+def _block_view(
+    shape: Window, plan: Plan, types: Types, at: dict[str, str], fresh: list[tuple[str, str, int]]
+) -> dict[str, Any] | None:
+    """How finished tiles are stored where the target's channels lie in blocks."""
+    size = shape.target_block
+    if not size:
+        return None
+    height, width = shape.out_shape[-2:]
+    tile = [("r", plan.row_columns)] if plan.rows > plan.tile_rows else []
+    tile += [("p", 1)] if plan.row_columns > plan.tile_columns else []
+    block = [(at["z"], height * width), (at["h0"], width), (at["w0"], 1)]
+    channel = shape.target_strides[1]
+    place = [("c", channel)] if types.lanes == size else [(f"c / {size}", size * channel), (f"c % {size}", 1)]
+    overlaps = fresh or plan.rows % plan.tile_rows or plan.row_columns % plan.tile_columns
+    return {
+        "size": size,
+        "c": affine([(at["group"], shape.oc), ("tile", plan.nv * types.lanes), ("v", 1)]),
+        "channel": affine([(at["n"], shape.target_strides[0]), *place], head=shape.target),
+        "position": affine(tile),
+        "j": affine([*block, *tile, ("i", 1)]),
+        "overlaps": bool(overlaps),
+        "stale": bool(fresh and tile),
+        "stored": " + ".join(f"({new} - {old})" + (f" * {by}" if by > 1 else "") for new, old, by in fresh) or "0",
+    }
+
+
+def _ahead(first: int, span: int, channel: str, block: int, types: Types) -> list[str]:
+    """C for the distances from x, in a step of a tile's sums, of what another tile reads: from `first`, over `span`.
+    Where it is a block of channels at each position, every `channel` of it fetches its part of the lines."""
+    line = CACHE_LINE // types.size
+    if not block:
+        return [str(first + place) for place in range(0, span + 1, line)]
+    return [f"{first + place} + {channel} * {line - 1}" for place in range(0, span + block, block * line)]
 
 
 def _large(types: Types, images: int, channels: int, plane: int) -> bool:

@@ -103,9 +103,10 @@ class Axis:
 class Source:
     """Where a block's elements of x lie, in place or in a strip: distances in elements."""
 
+    unit: int  # of neighbouring positions: the channels that lie at one
     lines: int  # of the strip, for each channel and outer tap
-    width: int  # of a line
-    channel: int
+    width: int  # of a line, in positions
+    channel: int  # of blocks of channels, divided by the channels in one
     outer: tuple[int, ...]  # of neighbouring taps, for each axis before the last two; of the strip's all in one
     row: int  # of neighbouring rows of outputs
     column: int
@@ -115,21 +116,22 @@ class Source:
 
 def source_of(shape: Window, plan: Plan, types: Types) -> Source:
     down, across = (Axis.of(shape, axis, plan.strip) for axis in (-2, -1))
-    dilation_h, dilation_w = shape.dilation[-2:]
+    unit = max(shape.source_block, 1)
+    dilation_h, dilation_w = (dilation * unit for dilation in shape.dilation[-2:])
     if not plan.strip:
         width = shape.in_shape[-1]
         last = range(len(shape.kernel) - 2)
-        outer = tuple(shape.dilation[a] * prod(shape.in_shape[a + 1 :]) for a in last)
-        channel = shape.source_strides[1]
-        return Source(0, width, channel, outer, down.step * width, across.step, dilation_h * width, dilation_w)
-    lines = down.count(shape, -2, plan.rows)
-    width = round_up(across.count(shape, -1, plan.row_columns), types.lanes)
-    channel = prod(shape.kernel[:-2]) * lines * width
-    if crowded(16, channel, types.size):
-        channel += types.aligned(1)
-    return Source(
-        lines, width, channel, (lines * width,), down.step * width, across.step, dilation_h * width, dilation_w
-    )
+        outer = tuple(shape.dilation[a] * unit * prod(shape.in_shape[a + 1 :]) for a in last)
+        lines, channel = 0, shape.source_strides[1]
+    else:
+        lines = down.count(shape, -2, plan.rows)
+        width = across.count(shape, -1, plan.row_columns)
+        width = width if shape.source_block else round_up(width, types.lanes)
+        channel, outer = prod(shape.kernel[:-2]) * lines * width, (lines * width,)
+        if not shape.source_block and crowded(16, channel, types.size):
+            channel += types.aligned(1)
+    row, column = down.step * width * unit, across.step * unit
+    return Source(unit, lines, width, channel, outer, row, column, dilation_h * width, dilation_w)
 
 
 def levels_of(shape: Window, source: Source, strip: bool) -> list[tuple[int, int]]:
@@ -139,7 +141,10 @@ def levels_of(shape: Window, source: Source, strip: bool) -> list[tuple[int, int
     taps = list(zip(outer, source.outer, strict=True))
     rows, columns = (shape.kernel[-2], source.tap_row), (shape.kernel[-1], source.tap_column)
     channels = (shape.ic, source.channel)
-    levels = [*taps, rows, columns, channels] if channels_inside(shape) else [channels, *taps, columns, rows]
+    if block := shape.source_block:
+        levels = [*taps, rows, columns, (shape.ic // block, source.channel * block), (block, 1)]
+    else:
+        levels = [*taps, rows, columns, channels] if channels_inside(shape) else [channels, *taps, columns, rows]
     return [level for level in levels if level[0] > 1] or [channels]
 
 

@@ -1,6 +1,7 @@
 """Speed of generated convolutions as a part of the FMA peak, which is measured in alternation in the same run.
 
 Where Winograd's algorithm would be chosen, a second line is its; its rate counts the plain algorithm's operations.
+Another line is of x and y with their channels in blocks, where that can be.
 
     python tests/bench/bench_conv.py [--isa avx512] [--threads 1 2] [--only SUBSTRING]
 """
@@ -8,6 +9,7 @@ Where Winograd's algorithm would be chosen, a second line is its; its rate count
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -16,6 +18,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "codegen"), str(Path(_
 from contraction_bench import arguments, measure, save  # noqa: E402
 
 from lossc.codegen.conv import ConvSpec, conv_code  # noqa: E402
+from lossc.errors import InternalError  # noqa: E402
+from lossc.ir.blob import BLOCK  # noqa: E402
 
 # name: images, groups, input and output channels, size, kernel, stride, pad
 SHAPES = {
@@ -34,6 +38,18 @@ SHAPES = {
     "inception4_1x1": (8, 1, 512, 192, 14, 1, 1, 0),
     "inception5_1x1": (8, 1, 832, 384, 7, 1, 1, 0),
     "inception5_3x3": (8, 1, 192, 384, 7, 3, 1, 1),
+    "resnet2_64_256": (8, 1, 64, 256, 56, 1, 1, 0),
+    "resnet2_256_64": (8, 1, 256, 64, 56, 1, 1, 0),
+    "resnet3_128_512": (8, 1, 128, 512, 28, 1, 1, 0),
+    "resnet3_512_128": (8, 1, 512, 128, 28, 1, 1, 0),
+    "resnet4_256_1024": (8, 1, 256, 1024, 14, 1, 1, 0),
+    "resnet4_1024_256": (8, 1, 1024, 256, 14, 1, 1, 0),
+    "resnet5_2048_512": (8, 1, 2048, 512, 7, 1, 1, 0),
+    "resnet2_3x3": (8, 1, 64, 64, 56, 3, 1, 1),
+    "resnet4_3x3": (8, 1, 256, 256, 14, 3, 1, 1),
+    "resnet3_down": (8, 1, 256, 512, 56, 1, 2, 0),
+    "resnet4_down": (8, 1, 512, 1024, 28, 1, 2, 0),
+    "resnet5_down": (8, 1, 1024, 2048, 14, 1, 2, 0),
     "resnet_stride": (8, 1, 128, 256, 28, 3, 2, 1),
     "deconv_k4s2": (4, 1, 32, 64, 64, 4, 2, 1),
     "depthwise": (8, 128, 128, 128, 28, 3, 1, 1),
@@ -66,6 +82,13 @@ def main() -> None:
             fast = conv_code(s, options.isa, options.dtype, winograd=4)
             if fast != plain:
                 records.append({**measure(s.name, fast, flops, sizes, options), "winograd": 4})
+            if s.ci // s.groups % BLOCK == s.co // s.groups % BLOCK == 0:
+                s = replace(s, name=f"{s.name}_blocks", x_block=BLOCK, y_block=BLOCK)
+                try:
+                    blocked = conv_code(s, options.isa, options.dtype)
+                except InternalError:  # nothing computes it
+                    continue
+                records.append({**measure(s.name, blocked, flops, sizes, options), "blocks": BLOCK})
     save(records, options)
 
 
