@@ -116,24 +116,24 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
     blocked = max(spec.x_block, spec.y_block) > 0
     if blocked:
         _refuse_blocks(spec, shape)
-    turned = shape.turned() if spec.direction == "bwd_data" else shape
+    turned, spread = shape.turned() if spec.direction == "bwd_data" else shape, None
+    if spec.direction == "bwd_data" and (found := spread_of(shape)) and (blocked or _spreads(spec, shape)):
+        turned, spread = found
     if spec.direction == "bwd_weights":
         code = weights_code(spec, shape, isa, types, prefer)
     elif blocked:
-        code = direct_code(spec, turned, isa, types, prefer)
-    elif spec.direction == "forward" or _gathers(shape):
-        code = gather_code(spec, replace(turned, bf16=spec.bf16), isa, types, prefer)
-    elif spec.epilogue is None and _spreads(shape) and (found := spread_of(shape)):
-        code = gather_code(spec, found[0], isa, types, prefer, spread=found[1])
+        code = direct_code(spec, turned, isa, types, prefer, spread)
+    elif spec.direction == "forward" or spread or _gathers(shape):
+        code = gather_code(spec, replace(turned, bf16=spec.bf16), isa, types, prefer, spread)
     else:
         code = scatter_code(spec, shape, isa, types, prefer)
     forward = spec.direction == "forward" and not spec.bf16
-    if not blocked and (forward or (spec.direction == "bwd_data" and all(s == 1 for s in shape.stride))):
-        _, other = direct_plan(turned, isa, types, prefer)
+    if not blocked and (forward or spread or (spec.direction == "bwd_data" and set(shape.stride) == {1})):
+        _, other = direct_plan(turned, isa, types, prefer, spread)
         assert code.choice is not None
         choice = rivals(code.choice, other, 1.0, prefer)
         if choice.name == other.name:
-            code = direct_code(spec, turned, isa, types, prefer)
+            code = direct_code(spec, turned, isa, types, prefer, spread)
         code = replace(code, choice=choice)
     among = filterings(turned, winograd) if not blocked or "winograd" in IN_BLOCKS else ()
     if among and dtype == "f32" and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
@@ -150,16 +150,16 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
 def _refuse_blocks(spec: ConvSpec, shape: Window) -> None:
     """Raises InternalError where no algorithm computes what a spec with channels in blocks asks for."""
     algorithm = "weights" if spec.direction == "bwd_weights" else "direct"
-    strided = spec.direction == "bwd_data" and max(shape.stride) > 1
+    strided = spec.direction == "bwd_data" and max(shape.stride) > 1 and not spread_of(shape)
     sides = ((spec.ci, spec.x_block), (spec.co, spec.y_block))
     uneven = any(block and channels // spec.groups % block for channels, block in sides)
     if algorithm not in IN_BLOCKS or uneven or spec.bf16 or strided or len(shape.kernel) > 2:
         raise InternalError(f"convolution {spec.name}: nothing computes it with its channels in blocks")
 
 
-def _spreads(shape: Window) -> bool:
-    """Whether blocks of the gathered product are whole rows of dy, and worth their columns' copies."""
-    return shape.ic >= GATHER_CHANNELS and shape.out_shape[-1] <= LONGEST_BLOCK
+def _spreads(spec: ConvSpec, shape: Window) -> bool:
+    """Whether blocks of the product to spread out are whole rows of dy, with channels enough for vectors."""
+    return spec.epilogue is None and shape.ic >= GATHER_CHANNELS and shape.out_shape[-1] <= LONGEST_BLOCK
 
 
 def _gathers(shape: Window) -> bool:

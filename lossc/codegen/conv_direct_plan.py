@@ -17,7 +17,7 @@ from lossc.codegen.contraction import (
     round_up,
     tiles,
 )
-from lossc.codegen.conv_window import Window
+from lossc.codegen.conv_window import Spread, Window
 
 MOST_POSITIONS = 512  # of a block, for whose sums there is room in the caches
 FEWEST_POSITIONS = 48  # of a part of a plane
@@ -28,6 +28,7 @@ INNER_CHANNELS = 8  # from which the loop over channels is the innermost one, el
 FAR_CYCLES = 0.3  # for a vector of a panel that does not stay in the L1 cache
 PACK_CYCLES = {"vector": 0.2, "columns": 0.4, "scalar": 1.2}  # of one weight
 STORE_CYCLES = 6.0  # of one vector of results
+BLOCK_CYCLES = 2.0  # of one that need not be turned
 FAR_SUMS = 1.5  # times that, where a block's sums do not stay in the L1 cache
 COLUMNS = 4  # output channels that are turned at a time
 
@@ -53,11 +54,11 @@ class Plan:
         return f"{tile}x{self.nv} {block}{' strip' if self.strip else ''}"
 
 
-def _blocks(shape: Window) -> Iterator[tuple[int, int]]:
-    """(rows, columns of a row) of blocks worth considering."""
+def _blocks(shape: Window, whole: bool) -> Iterator[tuple[int, int]]:
+    """(rows, columns of a row) of blocks worth considering, of whole rows alone or not."""
     height, width = shape.out_shape[-2:]
-    fewest = ceil(width / MOST_POSITIONS)
-    most = max(fewest, width // FEWEST_POSITIONS) if height == 1 else fewest
+    fewest = 1 if whole else ceil(width / MOST_POSITIONS)
+    most = max(fewest, width // FEWEST_POSITIONS) if height == 1 and not whole else fewest
     for columns in dict.fromkeys(ceil(width / parts) for parts in range(fewest, most + 1)):
         yield 1, columns
     if fewest > 1:
@@ -158,7 +159,7 @@ def _step(types: Types, plan: Plan, nv: int, depth: int) -> float:
     return max(plan.mr * nv / 2, (plan.mr + nv) / 2, 4.0) + (FAR_CYCLES * nv if far else 0.0)
 
 
-def _cost(shape: Window, types: Types, plan: Plan) -> float:
+def _cost(shape: Window, types: Types, plan: Plan, spread: Spread | None) -> float:
     """Cycles of the whole convolution, for one thread."""
     vectors = ceil(shape.oc / types.lanes)
     source = source_of(shape, plan, types)
@@ -173,9 +174,7 @@ def _cost(shape: Window, types: Types, plan: Plan) -> float:
 
     positions = ceil(plan.rows / plan.tile_rows) * ceil(plan.row_columns / plan.tile_columns)
     compute = positions * (whole * tile(plan.nv) + (tile(rest) if tiles_of_part > whole else 0))
-    row_vectors = ceil(plan.rows * plan.row_columns / types.lanes)
-    far = plan.rows * plan.row_columns * plan.nv * types.lanes * types.size > PANEL_BYTES
-    store = shape.oc / plan.parts * row_vectors * STORE_CYCLES * (FAR_SUMS if far else 1.0)
+    store = shape.oc / plan.parts * _store(shape, types, plan, spread)
     copy = 0.0
     if plan.strip:
         across = Axis.of(shape, -1, True)
@@ -187,6 +186,17 @@ def _cost(shape: Window, types: Types, plan: Plan) -> float:
     penalty = 1.1 if resident > L2_BYTES else 1.0
     pack = 0.0 if shape.frozen else PACK_CYCLES[packing(shape, types)] * shape.groups * vectors * types.lanes * depth
     return round_up(tasks, BALANCE) * (compute + copy + store) * penalty + pack
+
+
+def _store(shape: Window, types: Types, plan: Plan, spread: Spread | None) -> float:
+    """Cycles of storing a block's results, for each output channel."""
+    positions = plan.rows * plan.row_columns
+    between = spread.stride[0] * spread.stride[1] - 1 if spread else 0  # for each result
+    if shape.target_block:
+        return positions * (BLOCK_CYCLES + between) / types.lanes
+    far = positions * plan.nv * types.lanes * types.size > PANEL_BYTES
+    vectors = plan.rows * ceil(spread.width / types.lanes) if spread else ceil(positions / types.lanes)
+    return vectors * STORE_CYCLES * (FAR_SUMS if far else 1.0) + positions * between / types.lanes
 
 
 def _blocks_of_call(shape: Window, rows: int, columns: int) -> int:
@@ -204,13 +214,16 @@ def packing(shape: Window, types: Types) -> str:
     return "columns" if along and run >= COLUMNS and shape.oc % types.lanes == 0 else "scalar"
 
 
-def direct_plan(shape: Window, isa: Isa, types: Types, prefer: str = "") -> tuple[Plan, Choice]:
-    """The best blocks and register tile, and how they were chosen."""
+def direct_plan(
+    shape: Window, isa: Isa, types: Types, prefer: str = "", spread: Spread | None = None
+) -> tuple[Plan, Choice]:
+    """The best blocks and register tile, and how they were chosen; ``spread``: where results lie, if not densely."""
     vectors = ceil(shape.oc / types.lanes)
     strips = (False, True) if shape.inside() else (True,)
+    apart = spread is not None and not shape.target_block  # sums are, in whole rows
 
     def plans() -> Iterator[Plan]:
-        for rows, columns in _blocks(shape):
+        for rows, columns in _blocks(shape, apart):
             few = _blocks_of_call(shape, rows, columns) < FEW_TASKS
             for tile_rows, tile_columns, nv in dict.fromkeys(_tiles(isa, types, vectors, rows, columns)):
                 for parts in PARTS if few else (1,):
@@ -219,4 +232,4 @@ def direct_plan(shape: Window, isa: Isa, types: Types, prefer: str = "") -> tupl
                             yield Plan(rows, columns, tile_rows, tile_columns, nv, parts, strip)
 
     form = f"conv direct {'x'.join(map(str, shape.kernel))}"
-    return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"{form} {plan}", prefer)
+    return choose(plans(), lambda plan: _cost(shape, types, plan, spread), lambda plan: f"{form} {plan}", prefer)

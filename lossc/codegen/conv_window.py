@@ -95,7 +95,8 @@ class Spread:
 def spread_of(shape: Window) -> tuple[Window, Spread] | None:
     """The gradient of the data of a 1 x 1 convolution with a stride: pointwise products of dy, spread out."""
     plain = len(shape.kernel) == 2 and shape.taps == 1 and set(shape.pad) == {0} and max(shape.stride) > 1
-    if not plain:
+    sizes = zip(shape.in_shape, shape.out_shape, shape.stride, strict=True)
+    if not plain or any(out != (size - 1) // stride + 1 for size, out, stride in sizes):
         return None
     dense = replace(shape.turned(), out_shape=shape.out_shape, stride=(1, 1), dilation=(1, 1))
     return dense, Spread((shape.stride[0], shape.stride[1]), shape.in_shape[0], shape.in_shape[1])

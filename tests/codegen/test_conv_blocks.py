@@ -36,7 +36,8 @@ def in_blocks(spec: ConvSpec, x_block: int, y_block: int, channels: tuple[int, i
 
 def computed(spec: ConvSpec) -> bool:
     """Whether there is an algorithm for its operands in blocks."""
-    able = spec.direction == "forward" or (spec.direction == "bwd_data" and set(spec.stride) == {1})
+    pointwise = prod(spec.kernel) == 1 and not any(spec.pad) and len(spec.kernel) == 2
+    able = spec.direction == "forward" or (spec.direction == "bwd_data" and (pointwise or set(spec.stride) == {1}))
     return able and len(spec.kernel) <= 2
 
 
@@ -94,6 +95,24 @@ def test_candidates_of_layers_of_known_nets(isa, tmp_path):
         check(library, spec, "f32", seed, threads=(1, 3))
 
 
+@each_type
+@each_isa
+def test_gradients_of_strided_pointwise_convolutions(isa, dtype, tmp_path):
+    shapes = [
+        (3, 2, 32, 64, (15, 14), (1, 1), (2, 2), (0, 0), (1, 1)),
+        (2, 1, 48, 32, (20, 33), (1, 1), (3, 1), (0, 0), (1, 1)),
+        (1, 1, 16, 64, (5, 1201), (1, 1), (2, 2), (0, 0), (1, 1)),
+        (5, 1, 80, 112, (13, 12), (1, 1), (2, 2), (0, 0), (1, 1)),
+    ]
+    specs = [conv(f"f{k}", "bwd_data", *shape, alpha="0.5f") for k, shape in enumerate(shapes)]
+    specs = [replace(s, name=f"{s.name}_{k}", x_block=x, y_block=y) for s in specs for k, (x, y) in enumerate(SIDES)]
+    specs += [replace(s, name=f"{s.name}_added", accumulate=True) for s in specs]
+    specs += [replace(s, name=f"{s.name}_map", epilogue=epilogue(s, dtype)) for s in specs]
+    library = Library({s.name: conv_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path, optimise=["-O1"])
+    for seed, spec in enumerate(specs):
+        check(library, spec, dtype, seed)
+
+
 @pytest.mark.parametrize("way", ["forward", "bwd_data"])
 def test_results_too_large_for_caches(way, tmp_path):
     """What is fetched ahead lies outside of the last block's arrays: nothing is read there."""
@@ -129,6 +148,6 @@ def test_names_and_lines(isa):
 def test_what_nothing_computes_is_refused():
     plane = conv("f", "forward", 1, 1, 32, 32, (9, 9), (3, 3), (2, 2), (1, 1), (1, 1), x_block=BLOCK, y_block=BLOCK)
     volume = conv("f", "forward", 1, 1, 32, 32, (9, 9, 9), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), x_block=BLOCK)
-    for spec in (replace(plane, direction="bwd_data"), replace(plane, bf16=True), volume):
+    for spec in (replace(plane, direction="bwd_data"), replace(plane, groups=4), replace(plane, bf16=True), volume):
         with pytest.raises(InternalError, match="convolution f: nothing computes it"):
             conv_code(spec, AVX512, "f32")
