@@ -2,10 +2,9 @@
 
 - Direct (``conv_direct``): x is broadcast from where it lies or from a strip with margins, vectors run over output
   channels. It serves the forward pass, and the gradient of the data where the stride is 1: that is a convolution of dy
-  with turned weights.
+  with turned weights. So is that of 1 x 1 kernels with a stride, whose results are spread out.
 - Gather: an implicit matrix product with columns gathered per block (``conv_gather``), vectors along positions. It
-  serves the same, where output channels are too few for vectors, and the gradient of the data of 1 x 1 kernels with a
-  stride, whose results are spread out.
+  serves forward and gradients of stride 1, where output channels are too few for vectors.
 - Scatter (``conv_scatter``): columns of the gradient are computed per block and added where they came from.
 - Weights (``conv_weights``): taps of x are broadcast from where they lie, vectors run over output channels.
 - Winograd (``winograd``, ``winograd_weights``): all three directions for 3 x 3 and 5 x 5 kernels of stride 1, where
@@ -21,7 +20,7 @@ from typing import Literal
 from lossc.codegen.contraction import Code, Epilogue, Isa, rivals, types_of
 from lossc.codegen.conv_direct import direct_code
 from lossc.codegen.conv_direct_plan import direct_plan
-from lossc.codegen.conv_gather import LONGEST_BLOCK, gather_code
+from lossc.codegen.conv_gather import gather_code
 from lossc.codegen.conv_scatter import scatter_code
 from lossc.codegen.conv_weights import weights_code
 from lossc.codegen.conv_window import Window, spread_of, window
@@ -117,23 +116,23 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
     if blocked:
         _refuse_blocks(spec, shape)
     turned, spread = shape.turned() if spec.direction == "bwd_data" else shape, None
-    if spec.direction == "bwd_data" and (found := spread_of(shape)) and (blocked or _spreads(spec, shape)):
+    if spec.direction == "bwd_data" and (found := spread_of(shape)) and (blocked or shape.ic >= GATHER_CHANNELS):
         turned, spread = found
     if spec.direction == "bwd_weights":
         code = weights_code(spec, shape, isa, types, prefer)
-    elif blocked:
+    elif blocked or spread:
         code = direct_code(spec, turned, isa, types, prefer, spread)
-    elif spec.direction == "forward" or spread or _gathers(shape):
-        code = gather_code(spec, replace(turned, bf16=spec.bf16), isa, types, prefer, spread)
+    elif spec.direction == "forward" or _gathers(shape):
+        code = gather_code(spec, replace(turned, bf16=spec.bf16), isa, types, prefer)
     else:
         code = scatter_code(spec, shape, isa, types, prefer)
     forward = spec.direction == "forward" and not spec.bf16
-    if not blocked and (forward or spread or (spec.direction == "bwd_data" and set(shape.stride) == {1})):
-        _, other = direct_plan(turned, isa, types, prefer, spread)
+    if not blocked and (forward or (spec.direction == "bwd_data" and all(s == 1 for s in shape.stride))):
+        _, other = direct_plan(turned, isa, types, prefer)
         assert code.choice is not None
         choice = rivals(code.choice, other, 1.0, prefer)
         if choice.name == other.name:
-            code = direct_code(spec, turned, isa, types, prefer, spread)
+            code = direct_code(spec, turned, isa, types, prefer)
         code = replace(code, choice=choice)
     among = filterings(turned, winograd) if not blocked or "winograd" in IN_BLOCKS else ()
     if among and dtype == "f32" and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
@@ -155,11 +154,6 @@ def _refuse_blocks(spec: ConvSpec, shape: Window) -> None:
     uneven = any(block and channels // spec.groups % block for channels, block in sides)
     if algorithm not in IN_BLOCKS or uneven or spec.bf16 or strided or len(shape.kernel) > 2:
         raise InternalError(f"convolution {spec.name}: nothing computes it with its channels in blocks")
-
-
-def _spreads(spec: ConvSpec, shape: Window) -> bool:
-    """Whether blocks of the product to spread out are whole rows of dy, with channels enough for vectors."""
-    return spec.epilogue is None and shape.ic >= GATHER_CHANNELS and shape.out_shape[-1] <= LONGEST_BLOCK
 
 
 def _gathers(shape: Window) -> bool:

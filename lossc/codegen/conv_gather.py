@@ -10,7 +10,7 @@ Where operands are rounded to bfloat16, an element of weights, strip and ``col``
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
@@ -32,7 +32,7 @@ from lossc.codegen.contraction import (
     tile_cycles,
     tiles,
 )
-from lossc.codegen.conv_window import Part, Spread, Window, affine, decode, fills_vectors, outer_axes, output_parts
+from lossc.codegen.conv_window import Part, Window, affine, decode, fills_vectors, outer_axes, output_parts
 from lossc.codegen.environment import render
 from lossc.codegen.names import comment
 
@@ -122,11 +122,8 @@ def _best_block(shape: Window, isa: Isa, types: Types, prefer: str) -> tuple[_Bl
     return choose(blocks(), lambda block: _cost(shape, types, block), lambda block: f"{form} {block}", prefer)
 
 
-def gather_code(
-    spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = "", spread: Spread | None = None
-) -> Code:
-    """The C function for a spec whose output is the window's target; with ``spread`` a spec without epilogue, and rows
-    of outputs of at most LONGEST_BLOCK."""
+def gather_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = "") -> Code:
+    """The C function for a spec whose output is the window's target."""
     block, choice = _best_block(shape, isa, types, prefer)
     mr, nr, lanes = block.mr, block.nv * types.lanes, types.lanes
     height, width = shape.out_shape[-2:]
@@ -164,8 +161,6 @@ def gather_code(
         load=f"{types.vec}_load{'_n' if masked else ''}(o{', m' if masked else ''})",
         store=f"{types.vec}_store{'_n' if masked else ''}(o, %s{', m' if masked else ''})",
     )
-    if spread:
-        view_f = finish(replace(spec, accumulate=False), load="", store=f"{types.vec}_store(o, %s)")
     if block.images == 1 and at["n"] == "0" and view_f.mentions("n"):
         lines.append("const ptrdiff_t n = 0;")
     j1 = affine([(z, plane), (h1, width), (w1, 1)])
@@ -284,10 +279,6 @@ def gather_code(
             [("n" if block.images > 1 else image, shape.target_strides[0]), ("c", shape.target_strides[1])],
             head=shape.target,
         ),
-        "spread": spread,
-        "accumulate": spec.accumulate,
-        "row": width,
-        "last_row": height,
         "masked_store": masked,
         "needs_m": view_f.mentions("m"),
         "decode": lines,
