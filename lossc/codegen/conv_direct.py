@@ -16,13 +16,13 @@ from lossc.codegen.contraction import CACHE_LINE, L2_BYTES, Code, Isa, Types, fi
 from lossc.codegen.conv_direct_plan import (
     COLUMNS,
     Axis,
-    Plan,
     channels_inside,
     direct_plan,
     levels_of,
     packing,
     source_of,
 )
+from lossc.codegen.conv_direct_target import block_view, spread_view, sums_row
 from lossc.codegen.conv_window import Part, Spread, Window, affine, decode, fills_vectors, outer_axes, output_parts
 from lossc.codegen.environment import render
 from lossc.codegen.names import comment
@@ -80,7 +80,7 @@ def direct_code(
     tile_view: dict[str, Any] = {
         "mr": plan.mr,
         "nr": nr,
-        "out_row": _out_row(plan, nr, apart),
+        "out_row": sums_row(plan, nr, apart),
         "ahead": [],
         "offsets": [r * source.row + c * source.column for r in range(plan.tile_rows)
                     for c in range(plan.tile_columns)],
@@ -99,8 +99,11 @@ def direct_code(
     channel = "ci" if taps > 1 and shape.ic > 1 else "0"
 
     step, row_step = (apart.stride[1], apart.width) if apart else (1, plan.row_columns)  # of neighbouring sums
-    positions = plan.mr if shape.target_block else plan.rows * row_step
-    sums_size = types.aligned((positions + (0 if shape.target_block else lanes)) * nr + COLUMNS)
+    block = block_view(shape, plan, types, at, fresh, view_f, spread)
+    between = spread_view(spec, shape, plan, nr, at, spread)
+    positions = plan.mr if block else plan.rows * row_step
+    sums_size = types.aligned(positions * nr) if block else types.aligned((positions + lanes) * nr + COLUMNS)
+    sums_size = 0 if block and block["straight"] else sums_size
     local = sums_size + (types.aligned(shape.ic * source.channel) if plan.strip else 0)
     packed = types.aligned(shape.groups * vectors * lanes * depth)
     shared = 0 if shape.frozen else packed
@@ -160,13 +163,13 @@ def direct_code(
         "row_columns": plan.row_columns,
         "tile_rows": plan.tile_rows,
         "tile_columns": plan.tile_columns,
-        "sums_positions": positions,
+        "sums_positions": positions if sums_size else 0,
         "sums_row": "" if shape.target_block else f" + r * {row_step * nr}",
         "sums_column": "" if shape.target_block else f" + p * {step * nr}",
         "x_row": source.row,
         "x_column": source.column,
         "fetch": range(0, plan.mr, CACHE_LINE // types.size)
-        if _large(types, shape.n, shape.groups * shape.oc, prod(shape.out_shape)) else (),
+        if not block and _large(types, shape.n, shape.groups * shape.oc, prod(shape.out_shape)) else (),
         "fetch_at": affine(
             [(n, shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
              ("tile", nr * shape.target_strides[1]), ("i", shape.target_strides[1]),
@@ -182,99 +185,15 @@ def direct_code(
         "out_at": affine([(n, shape.target_strides[0]), ("c", shape.target_strides[1])], head=shape.target),
         "masked_store": masked,
         "needs_m": view_f.mentions("m"),
-        "block": _block_view(shape, plan, types, at, fresh, spread),
-        "spread": _spread_view(spec, shape, plan, nr, at, spread) if spread else None,
+        "block": block,
+        "spread": between,
+        "needs_channels": not block or not block["straight"] or (between and between["fills"]),
         "decode": lines,
         "tasks": prod(part.count for part in parts),
     }  # fmt: skip
     text = render("conv_direct.c.j2", {}, t=types, k=tile_view, f=view_f, g=g)
     before = prepared(spec, types, packed, "lib/direct_packing.j2", tile_view, g) if shape.frozen else None
     return Code(text, tuple(params), shared, local, choice, before)
-
-
-def _block_view(
-    shape: Window, plan: Plan, types: Types, at: dict[str, str], fresh: list[tuple[str, str, int]], spread: Spread | None
-) -> dict[str, Any] | None:
-    """How finished tiles are stored where the target's channels lie in blocks."""
-    size = shape.target_block
-    if not size:
-        return None
-    height, width = shape.out_shape[-2:]
-    tile = [("r", plan.row_columns)] if plan.rows > plan.tile_rows else []
-    tile += [("p", 1)] if plan.row_columns > plan.tile_columns else []
-    if spread:
-        position = _spread_position(plan, at, tile, spread)
-    else:
-        position = affine([(at["z"], height * width), (at["h0"], width), (at["w0"], 1), *tile, ("i", 1)])
-    channel = shape.target_strides[1]
-    inside = [("c", channel)] if types.lanes == size else [(f"c / {size}", size * channel), (f"c % {size}", 1)]
-    overlaps = fresh or plan.rows % plan.tile_rows or plan.row_columns % plan.tile_columns
-    return {
-        "size": size,
-        "c": affine([(at["group"], shape.oc), ("tile", plan.nv * types.lanes), ("v", 1)]),
-        "channel": affine([(at["n"], shape.target_strides[0]), *inside], head=shape.target),
-        "position": affine(tile),
-        "j": position,
-        "overlaps": bool(overlaps),
-        "stale": bool(fresh and tile),
-        "stored": " + ".join(f"({new} - {old})" + (f" * {by}" if by > 1 else "") for new, old, by in fresh) or "0",
-    }
-
-
-def _spread_position(plan: Plan, at: dict[str, str], tile: list[tuple[str, int]], spread: Spread) -> str:
-    """C for the place in a plane of a tile's result `i`."""
-    down, across = spread.stride[0] * spread.width, spread.stride[1]
-    names = [name for name, _ in tile]
-    terms = [(at["h0"], down), (at["w0"], across)]
-    terms += [("r", down)] if "r" in names else []
-    terms += [("p", across)] if "p" in names else []
-    if plan.tile_rows == 1:
-        return affine([*terms, ("i", across)])
-    return affine([*terms, (f"i / {plan.tile_columns}", down), (f"i % {plan.tile_columns}", across)])
-
-
-def _out_row(plan: Plan, nr: int, apart: Spread | None) -> str:
-    """C for the place of position `r` of a tile among the sums, whose rows may lie apart."""
-    if not apart:
-        return f"r * {nr}"
-    step = apart.stride[1] * nr
-    if plan.tile_rows == 1:
-        return f"r * {step}"
-    return f"r / {plan.tile_columns} * {apart.width * nr} + r % {plan.tile_columns} * {step}"
-
-
-def _spread_view(
-    spec: Any, shape: Window, plan: Plan, nr: int, at: dict[str, str], spread: Spread
-) -> dict[str, Any]:
-    """How results are stored that lie apart, and what lies between them."""
-    h0, h1, w0, w1 = (at[name] for name in ("h0", "h1", "w0", "w1"))
-    down, across = spread.stride
-    stays = spec.accumulate if spec.epilogue is None else False  # what is between
-    return {
-        "stride": spread.stride,
-        "height": spread.height,
-        "width": spread.width,
-        "row": down * spread.width,
-        "h1": h1,
-        "h2": affine([(h0, 1)], plan.rows),
-        "line": affine([("h" if h0 == "0" else f"(h - {h0})", spread.width * nr)]),
-        "last": f"(h + 1) * {down} < {spread.height} ? (h + 1) * {down * spread.width} : {spread.height * spread.width}",
-        "c": affine([(at["group"], shape.oc), ("tile", nr), ("r", 1)]),
-        "fills": stays is not True,
-        "unless": stays if isinstance(stays, str) else "",
-        "row0": affine([(h1, down)]),
-        "row_end": _least(h0, plan.rows, down, spread.height),
-        "column0": affine([(w1, across)]),
-        "column_end": _least(w0, plan.row_columns, across, spread.width),
-    }
-
-
-def _least(first: str, count: int, step: int, size: int) -> str:
-    """C for the end of what `count` results from `first` on, `step` apart, take up of `size`."""
-    if first == "0":
-        return str(min(count * step, size))
-    end = f"({first} + {count}) * {step}"
-    return f"({end} < {size} ? {end} : {size})"
 
 
 def _ahead(first: int, span: int, channel: str, block: int, types: Types) -> list[str]:

@@ -226,6 +226,8 @@ def direct_plan(
         for rows, columns in _blocks(shape, apart):
             few = _blocks_of_call(shape, rows, columns) < FEW_TASKS
             for tile_rows, tile_columns, nv in dict.fromkeys(_tiles(isa, types, vectors, rows, columns)):
+                if shape.target_block % (nv * types.lanes) and nv * types.lanes % shape.target_block:
+                    continue  # panels begin where blocks do, or lie in one
                 for parts in PARTS if few else (1,):
                     if parts <= ceil(vectors / nv):
                         for strip in strips:
