@@ -6,11 +6,13 @@ import random
 from dataclasses import replace
 from math import prod
 
+import numpy as np
 import pytest
 from contraction_harness import Library, local_names
 from test_conv import HERE, check, conv, epilogue, random_spec
+from test_frozen import operands, result
 
-from lossc.codegen.contraction import LOCALS
+from lossc.codegen.contraction import LOCALS, Code
 from lossc.codegen.conv import ConvSpec, conv_code
 from lossc.errors import InternalError
 from lossc.ir.blob import BLOCK
@@ -111,6 +113,57 @@ def test_gradients_of_strided_pointwise_convolutions(isa, dtype, tmp_path):
     library = Library({s.name: conv_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path, optimise=["-O1"])
     for seed, spec in enumerate(specs):
         check(library, spec, dtype, seed)
+
+
+def with_flag(code: Code, name: str, value: int) -> Code:
+    """The function ``name`` with this value for its parameter ``adds``, as `name`_`value`."""
+    kept = [p for p in code.params if p != "const int adds"]
+    buffers = [b for b, size in (("shared", code.shared_scratch), ("local", code.thread_scratch)) if size]
+    args = [str(value) if p == "const int adds" else p.split("*restrict ")[1] for p in code.params] + buffers
+    params = ", ".join([*kept, *(f"float *restrict {b}" for b in buffers)])
+    text = f"static void {name}_{value}({params})\n{{\n    {name}({', '.join(args)});\n}}\n"
+    return replace(code, text=f"{code.text}\n{text}", params=tuple(kept))
+
+
+@each_isa
+def test_sums_that_are_added_when_the_caller_says_so(isa, tmp_path):
+    codes, specs = {}, []
+    shapes = {"dense": (3, 1, 32, 48, (13, 11), (1, 1), (1, 1), (0, 0), (1, 1)),
+              "spread": (3, 1, 32, 48, (13, 11), (1, 1), (2, 2), (0, 0), (1, 1))}  # fmt: skip
+    for name, shape in shapes.items():
+        for side, (x, y) in enumerate(SIDES):
+            for value in (0, 1):
+                spec = conv(f"{name}{side}{value}", "bwd_data", *shape, x_block=x, y_block=y, accumulate="adds")
+                named = replace(spec, name=f"{spec.name}_{value}", accumulate=value == 1)
+                codes[named.name] = with_flag(conv_code(spec, isa, "f32"), spec.name, value)
+                specs.append(named)
+    library = Library(codes, isa, "f32", tmp_path, optimise=["-O1"])
+    for seed, spec in enumerate(specs):
+        check(library, spec, "f32", seed)
+
+
+@each_isa
+def test_frozen_weights_give_the_same_sums(isa, tmp_path):
+    shapes = [
+        (2, 1, 32, 48, (9, 8), (3, 3), (1, 1), (1, 1), (1, 1)),
+        (3, 2, 32, 96, (7, 7), (1, 1), (1, 1), (0, 0), (1, 1)),
+        (2, 1, 48, 32, (8, 9), (1, 1), (2, 2), (0, 0), (1, 1)),
+    ]
+    specs = [conv(f"f{k}_{way}", way, *s) for k, s in enumerate(shapes) for way in ("forward", "bwd_data")]
+    specs = [replace(s, frozen=s.w, x_block=BLOCK, y_block=BLOCK) for s in specs]
+    codes = {s.name: conv_code(s, isa, "f32") for s in specs}
+    for spec in specs:
+        anew = replace(spec, name=f"{spec.name}_anew", frozen="")
+        codes[anew.name] = conv_code(anew, isa, "f32", prefer=codes[spec.name].choice.name)
+        assert codes[anew.name].choice.name == codes[spec.name].choice.name
+    library, rng = Library(codes, isa, "f32", tmp_path, optimise=["-O1"]), np.random.default_rng(3)
+    for spec in specs:
+        values = operands(spec, "f32", rng)
+        values["packed"] = library.prepare(spec.name, values[spec.w])
+        out = spec.y if spec.direction == "forward" else spec.x
+        anew = result(library, f"{spec.name}_anew", values, out, 1)
+        for threads in (1, 3):
+            np.testing.assert_array_equal(result(library, spec.name, values, out, threads), anew)
 
 
 @pytest.mark.parametrize("way", ["forward", "bwd_data"])
