@@ -169,7 +169,7 @@ def direct_code(
         "x_row": source.row,
         "x_column": source.column,
         "fetch": range(0, plan.mr, CACHE_LINE // types.size)
-        if not block and _large(types, shape.n, shape.groups * shape.oc, prod(shape.out_shape)) else (),
+        if not block and not spread and _large(types, shape.n, shape.groups * shape.oc, prod(shape.out_shape)) else (),
         "fetch_at": affine(
             [(n, shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
              ("tile", nr * shape.target_strides[1]), ("i", shape.target_strides[1]),
