@@ -191,6 +191,7 @@ class Strip:
     copied: int  # columns that exist
     channel: int  # distance of channels in the image
     tail: bool  # the last vector has fewer channels
+    block: int = 0  # distance of positions in an image whose channels lie in blocks
 
     @property
     def size(self) -> int:
@@ -198,8 +199,8 @@ class Strip:
 
 
 def strip_of(
-    blocks: Blocks, overlap: int, pad: Sequence[int], in_shape: Sequence[int], channel: int, tail: bool
+    blocks: Blocks, overlap: int, pad: Sequence[int], in_shape: Sequence[int], channel: int, tail: bool, block: int
 ) -> Strip:
     lines, width = blocks.rows * blocks.m + overlap, blocks.columns * blocks.m + overlap
     copied = max(0, min(in_shape[1], width - pad[1]))
-    return Strip(lines, width, blocks.m, overlap, pad[0], pad[1], in_shape[0], in_shape[1], copied, channel, tail)
+    return Strip(lines, width, blocks.m, overlap, pad[0], pad[1], in_shape[0], in_shape[1], copied, channel, tail, block)

@@ -71,7 +71,7 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     product = square * row_tiles * panels * (blocks.tiles * step + 4 * plan.mr * plan.nv + 20)
     sums = _sums(shape, types, plan.filtering, plan.mr, plan.nv)
     far = 0.0 if plan.chunks else SUMS_CYCLES * sums
-    transform = blocks.tiles * sum(transform_cycles(plan.filtering, c, types) for c in (shape.ic, shape.oc))
+    transform = blocks.tiles * transform_cycles(plan.filtering, shape, types)
     return shape.groups * (blocks.count * (product + transform + far) + max(1, plan.chunks) * sums)
 
 
@@ -111,8 +111,10 @@ def winograd_weights_code(
     dy_plane = plane(panels * nr * count, products, types)
     sums_plane = plane(rows * panels * nr, products, types)
     overlap, no_pad = filtering.r - 1, (0, 0)
-    x = strip_of(blocks, overlap, shape.pad, shape.in_shape, shape.source_strides[1], shape.ic % lanes != 0)
-    dy = strip_of(blocks, 0, no_pad, shape.out_shape, shape.target_strides[1], shape.oc % lanes != 0)
+    x_channel, dy_channel = shape.source_strides[1], shape.target_strides[1]
+    x_tail, dy_tail = shape.ic % lanes != 0, shape.oc % lanes != 0
+    x = strip_of(blocks, overlap, shape.pad, shape.in_shape, x_channel, x_tail, shape.source_block)
+    dy = strip_of(blocks, 0, no_pad, shape.out_shape, dy_channel, dy_tail, shape.target_block)
     end = min(shape.ic, END_CHANNELS)
     lines_row = round_up(end * taps, lanes)
     x_size, dy_size, sums_size = (types.aligned(products**2 * size) for size in (x_plane, dy_plane, sums_plane))
@@ -179,8 +181,8 @@ def winograd_weights_code(
             "end": end,
             "ends": ceil(shape.ic / end),
             "lines_row": lines_row,
-            "x_image": image_at(shape.source, group, shape.ic, shape.source_strides, lanes),
-            "dy_image": image_at(shape.target, group, shape.oc, shape.target_strides, lanes),
+            "x_image": image_at(shape.source, group, shape.ic, shape.source_strides, lanes, shape.source_block),
+            "dy_image": image_at(shape.target, group, shape.oc, shape.target_strides, lanes, shape.target_block),
             "x_tile": _tile(x_block, lanes, count),
             "dy_tile": _tile(nr, lanes, count),
             "sums_at": f"(cv * {lanes} / {nr} * {rows} + ci) * {nr} + cv * {lanes} % {nr}",

@@ -20,6 +20,7 @@ from lossc.codegen.winograd import filterings, winograd_code
 from lossc.codegen.winograd_weights import winograd_weights_code
 from lossc.errors import UsageError
 from lossc.frontend.net import read_net_text
+from lossc.ir.blob import BLOCK
 from lossc.pipeline import Request, compile_net
 from lossc.targets import AVX512, runnable_targets
 
@@ -38,7 +39,7 @@ def code(spec, isa, dtype, filtering):
     return winograd_code(spec, shape, isa, types_of(isa, dtype), among=(filtering,))
 
 
-def random_spec(rng: random.Random, index: int, dtype: str, taps: int):
+def random_spec(rng: random.Random, index: int, dtype: str, taps: int, x_block: int = 0, y_block: int = 0):
     """Odd shapes, planes smaller than a tile, several images in a block, groups, pads that differ by axis."""
     while True:
         size, pad = (rng.randint(1, 23), rng.randint(1, 70)), (rng.randint(0, taps), rng.randint(0, taps))
@@ -47,9 +48,10 @@ def random_spec(rng: random.Random, index: int, dtype: str, taps: int):
         if fits and min(s + 2 * p for s, p in zip(size, pad, strict=True)) >= taps:
             break
     groups = rng.choice([1, 1, 1, 2, 3])
-    ci, co = groups * rng.choice([1, 3, 8, 21]), groups * rng.choice([1, 2, 5, 16, 29])
+    ci, co = groups * rng.choice([16, 32] if x_block else [1, 3, 8, 21]), groups * rng.choice([16, 48] if y_block else [1, 2, 5, 16, 29])
     spec = conv(f"conv{index}", way, rng.randint(1, 5), groups, ci, co, size, (taps, taps), (1, 1), pad, (1, 1))
     spec = replace(spec, accumulate=rng.random() < 0.5, alpha=rng.choice(["1.0f", "0.5f"]))
+    spec = replace(spec, x_block=x_block, y_block=y_block)
     return replace(spec, epilogue=epilogue(spec, dtype)) if rng.random() < 0.4 else spec
 
 
@@ -79,6 +81,19 @@ def test_transforms_are_exact(filtering):
 def test_random_convolutions(isa, filtering, dtype, tmp_path):
     rng = random.Random(f"winograd {isa.name} {filtering} {dtype}")
     specs = [random_spec(rng, index, dtype, filtering.r) for index in range(24)]
+    codes = {s.name: code(s, isa, dtype, filtering) for s in specs}
+    library = Library(codes, isa, dtype, tmp_path, optimise=["-O1"])
+    for seed, spec in enumerate(specs):
+        check(library, spec, dtype, seed, growth=PLAIN_SUMS[str(filtering)])
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@each_filtering
+@pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
+def test_operands_whose_channels_lie_in_blocks(isa, filtering, dtype, tmp_path):
+    rng = random.Random(f"winograd blocks {isa.name} {filtering} {dtype}")
+    sides = [(BLOCK, 0), (0, BLOCK), (BLOCK, BLOCK)]
+    specs = [random_spec(rng, index, dtype, filtering.r, *sides[index % 3]) for index in range(24)]
     codes = {s.name: code(s, isa, dtype, filtering) for s in specs}
     library = Library(codes, isa, dtype, tmp_path, optimise=["-O1"])
     for seed, spec in enumerate(specs):
