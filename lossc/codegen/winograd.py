@@ -39,7 +39,7 @@ from lossc.codegen.filtering import (
     blocks_of,
     sandwich,
     scalar_sum,
-    strip_of,
+    source_of,
 )
 from lossc.codegen.names import comment
 
@@ -130,6 +130,12 @@ def _target_at(shape: Window, lanes: int) -> str:
     return affine([("n", image), *where], head=shape.target)
 
 
+def _inside(blocks: Blocks) -> str:
+    """C for whether element (i, l) of the tile at `line` and `column` is an output, or nothing where all are."""
+    sides = ("line + i", blocks.height), ("column + l", blocks.width)
+    return " && ".join(f"{at} < {extent}" for at, extent in sides if extent % blocks.m)
+
+
 def winograd_code(
     spec: Any, shape: Window, isa: Isa, types: Types, among: Sequence[Filtering], prefer: str = ""
 ) -> Code:
@@ -143,21 +149,22 @@ def winograd_code(
     if crowded(plan.mr, ic_row, types.size):
         ic_row += lanes
     turned_plane, sums_plane = (plane(count * row, products, types) for row in (ic_row, oc_row))
-    overlap = filtering.r - 1
-    strip = strip_of(
-        blocks, overlap, shape.pad, shape.in_shape, shape.source_strides[1], shape.ic % lanes != 0, shape.source_block
-    )
+    strip = source_of(
+        f"{spec.name}_window", blocks, filtering.r - 1, shape.pad, shape.in_shape, shape.ic, shape.source_strides[1],
+        shape.source_block, types,
+    )  # fmt: skip
     whole = blocks.columns * m == blocks.width
     lines_row = round_up(blocks.width * (blocks.rows * m if whole else 1), lanes)
     micro = Micro(
         f"{spec.name}_tile", f"a: transformed {shape.source}, b: transformed {spec.w}.", plan.mr, plan.nv, nr,
         ic_row, 1, nr, oc_row,
     )  # fmt: skip
+    turned_outputs = 0 if shape.target_block else count * m**2 // blocks.images * lanes
     at, offsets = 0, {}
     for name, size in (
         ("turned", products**2 * turned_plane),
         ("sums", products**2 * sums_plane),
-        ("strip", strip.size * lanes),
+        ("strip", max(strip.scratch, turned_outputs)),
         ("lines", 0 if shape.target_block else lanes * lines_row),
     ):
         offsets[name] = at
@@ -174,7 +181,7 @@ def winograd_code(
         "turns": not (shape.source_block and shape.target_block),
         "to_input": sandwich(
             f"{spec.name}_input", f"B^T {shape.source} B of a tile", filtering.input, types,
-            (strip.width * lanes, lanes), (products * turned_plane, turned_plane),
+            strip.steps, (products * turned_plane, turned_plane),
         ),
         "to_output": sandwich(
             f"{spec.name}_output", f"A^T (sums of products) A: a tile of {shape.target}", filtering.output, types,
@@ -202,6 +209,7 @@ def winograd_code(
         "image": image_at(shape.source, group, shape.ic, shape.source_strides, lanes, shape.source_block),
         "c": affine([(group, shape.oc), ("cv", lanes), ("0" if shape.target_block else "co", 1)]),
         "out_block": shape.target_block,
+        "out_inside": _inside(blocks),
         "out_at": _target_at(shape, lanes),
     }  # fmt: skip
     if shape.target_block:

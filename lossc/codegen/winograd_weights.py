@@ -29,7 +29,7 @@ from lossc.codegen.contraction import (
 )
 from lossc.codegen.conv_window import Window, affine
 from lossc.codegen.environment import render
-from lossc.codegen.filtering import Blocks, Filtering, blocks_of, sandwich, strip_of, transposed
+from lossc.codegen.filtering import Blocks, Filtering, blocks_of, sandwich, source_of, transposed
 from lossc.codegen.names import comment
 from lossc.codegen.winograd import image_at, plane, transform_cycles
 
@@ -110,15 +110,18 @@ def winograd_weights_code(
     x_plane = plane(round_up(shape.ic, x_block) * count, products, types)
     dy_plane = plane(panels * nr * count, products, types)
     sums_plane = plane(rows * panels * nr, products, types)
-    overlap, no_pad = filtering.r - 1, (0, 0)
-    x_channel, dy_channel = shape.source_strides[1], shape.target_strides[1]
-    x_tail, dy_tail = shape.ic % lanes != 0, shape.oc % lanes != 0
-    x = strip_of(blocks, overlap, shape.pad, shape.in_shape, x_channel, x_tail, shape.source_block)
-    dy = strip_of(blocks, 0, no_pad, shape.out_shape, dy_channel, dy_tail, shape.target_block)
+    x = source_of(
+        f"{spec.name}_x", blocks, filtering.r - 1, shape.pad, shape.in_shape, shape.ic, shape.source_strides[1],
+        shape.source_block, types,
+    )  # fmt: skip
+    dy = source_of(
+        f"{spec.name}_dy", blocks, 0, (0, 0), shape.out_shape, shape.oc, shape.target_strides[1], shape.target_block,
+        types,
+    )  # fmt: skip
     end = min(shape.ic, END_CHANNELS)
     lines_row = round_up(end * taps, lanes)
     x_size, dy_size, sums_size = (types.aligned(products**2 * size) for size in (x_plane, dy_plane, sums_plane))
-    strip_size = types.aligned(max(x.size, dy.size, end * taps) * lanes)
+    strip_size = types.aligned(max(x.scratch, dy.scratch, end * taps * lanes))
     tiles_size = x_size + dy_size
     strip_at = tiles_size if plan.chunks else 0
     offsets = {"x": 0, "dy": x_size, "sums": tiles_size, "strip": strip_at, "lines": strip_at + strip_size}
@@ -146,11 +149,11 @@ def winograd_weights_code(
             "transpose": f"{spec.name}_transpose",
             "to_x": sandwich(
                 f"{spec.name}_input", f"B^T {shape.source} B of a tile", filtering.input, types,
-                (x.width * lanes, lanes), (products * x_plane, x_plane),
+                x.steps, (products * x_plane, x_plane),
             ),
             "to_dy": sandwich(
                 f"{spec.name}_output", f"A {shape.target} A^T of a tile", transposed(filtering.output), types,
-                (dy.width * lanes, lanes), (products * dy_plane, dy_plane),
+                dy.steps, (products * dy_plane, dy_plane),
             ),
             "to_weights": sandwich(
                 f"{spec.name}_weights", "G^T (sums of products) G: the taps of one channel",
