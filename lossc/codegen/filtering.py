@@ -110,8 +110,8 @@ def _quotient(value: Fraction, types: Types) -> str:
 class Sandwich:
     """The view of a C function for M D M^T of one tile, ``lanes`` channels at once.
 
-    D's element (i, j) lies at from + i * from_line + j * from_step, the result's likewise. Without ``from_line`` that is
-    a parameter.
+    D's element (i, j) lies at from + i * from_line + j * from_step, the result's likewise. A ``from_line`` of 0 stands
+    for the parameter ``row``.
     """
 
     name: str

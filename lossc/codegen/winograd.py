@@ -115,11 +115,9 @@ def plane(size: int, products: int, types: Types) -> int:
 
 def image_at(head: str, group: str, channels: int, strides: tuple[int, int], lanes: int, block: int) -> str:
     """C for the first of the channels of vector `cv` in image `n`, of `channels` a group."""
-    if block > lanes:
-        vectors = block // lanes
-        vector = [(f"cv / {vectors}", block * strides[1]), (f"cv % {vectors}", lanes)]
-    else:
-        vector = [("cv", lanes * strides[1])]
+    vectors = block // lanes
+    vector = [(f"cv / {vectors}", block * strides[1]), (f"cv % {vectors}", lanes)]
+    vector = vector if vectors > 1 else [("cv", lanes * strides[1])]
     return affine([("n", strides[0]), (group, channels * strides[1]), *vector], head=head)
 
 
@@ -149,7 +147,7 @@ def winograd_code(
     if crowded(plan.mr, ic_row, types.size):
         ic_row += lanes
     turned_plane, sums_plane = (plane(count * row, products, types) for row in (ic_row, oc_row))
-    strip = source_of(
+    source = source_of(
         f"{spec.name}_window", blocks, filtering.r - 1, shape.pad, shape.in_shape, shape.ic, shape.source_strides[1],
         shape.source_block, types,
     )  # fmt: skip
@@ -159,12 +157,12 @@ def winograd_code(
         f"{spec.name}_tile", f"a: transformed {shape.source}, b: transformed {spec.w}.", plan.mr, plan.nv, nr,
         ic_row, 1, nr, oc_row,
     )  # fmt: skip
-    turned_outputs = 0 if shape.target_block else count * m**2 // blocks.images * lanes
+    strip_size = max(source.scratch, 0 if shape.target_block else blocks.rows * blocks.columns * m**2 * lanes)
     at, offsets = 0, {}
     for name, size in (
         ("turned", products**2 * turned_plane),
         ("sums", products**2 * sums_plane),
-        ("strip", max(strip.scratch, turned_outputs)),
+        ("strip", strip_size),
         ("lines", 0 if shape.target_block else lanes * lines_row),
     ):
         offsets[name] = at
@@ -178,10 +176,11 @@ def winograd_code(
         "signature": signature(spec.name, params, types, shared, at),
         "at": offsets,
         "transpose": f"{spec.name}_transpose",
+        "strips": strip_size > 0,
         "turns": not (shape.source_block and shape.target_block),
         "to_input": sandwich(
             f"{spec.name}_input", f"B^T {shape.source} B of a tile", filtering.input, types,
-            strip.steps, (products * turned_plane, turned_plane),
+            source.steps, (products * turned_plane, turned_plane),
         ),
         "to_output": sandwich(
             f"{spec.name}_output", f"A^T (sums of products) A: a tile of {shape.target}", filtering.output, types,
@@ -216,6 +215,6 @@ def winograd_code(
         view_f = finish(spec, load=f"{types.vec}_load(o)", store=f"{types.vec}_store(o, %s)")
     else:
         view_f = finish(spec, load=f"{types.vec}_load_n(o, m)", store=f"{types.vec}_store_n(o, %s, m)")
-    text = render("conv_winograd.c.j2", {}, t=types, k=micro, f=view_f, b=blocks, s=strip, g=g)
+    text = render("conv_winograd.c.j2", {}, t=types, k=micro, f=view_f, b=blocks, s=source, g=g)
     before = prepared(spec, types, packed, "lib/winograd_packing.j2", micro, g) if shape.frozen else None
     return Code(text, tuple(params), shared, at, choice, before)
