@@ -85,15 +85,18 @@ def winograd_weights_plan(
             bytes_of_tile = filtering.products**2 * (shape.ic + shape.oc) * types.size
             most = max(LEAST_TILES, BLOCK_BYTES // bytes_of_tile), max(CHUNK_TILES, CHUNK_BYTES // bytes_of_tile)
             large, small = (blocks_of(filtering.m, shape.n, shape.out_shape, count) for count in most)
+            found = []
             for mr, nv in tiles(isa, types, round_up(shape.ic, types.lanes)):
                 if types.lanes % mr and mr % types.lanes:
                     continue
                 bytes_of_sums = _sums(shape, types, filtering, mr, nv) * types.size
                 chunks = min(CHUNKS, small.count, CHUNKS_BYTES // (shape.groups * bytes_of_sums))
                 if chunks * shape.groups < LEAST_CHUNKS:
-                    yield _Plan(filtering, mr, nv, large, 0)
+                    found.append(_Plan(filtering, mr, nv, large, 0))
                 else:
-                    yield _Plan(filtering, mr, nv, small, ceil(small.count / ceil(small.count / chunks)))
+                    found.append(_Plan(filtering, mr, nv, small, ceil(small.count / ceil(small.count / chunks))))
+            # a register tile that fills the sums up to too many for chunks is no reason to do without them
+            yield from [plan for plan in found if plan.chunks] or found
 
     return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"conv weights winograd {plan}", prefer)
 
