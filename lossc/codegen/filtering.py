@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
+from typing import ClassVar
 
 from lossc.codegen.contraction import Types
 
@@ -109,7 +110,8 @@ def _quotient(value: Fraction, types: Types) -> str:
 class Sandwich:
     """The view of a C function for M D M^T of one tile, ``lanes`` channels at once.
 
-    D's element (i, j) lies at from + i * from_line + j * from_step, the result's likewise.
+    D's element (i, j) lies at from + i * from_line + j * from_step, the result's likewise. A ``from_line`` of 0 stands
+    for the parameter ``row``.
     """
 
     name: str
@@ -180,6 +182,7 @@ def blocks_of(m: int, n: int, out_shape: Sequence[int], most: int) -> Blocks:
 class Strip:
     """What one block of tiles reads of an image, for ``lanes`` channels: [line][column][lane], zeros around it."""
 
+    direct: ClassVar[bool] = False
     lines: int
     width: int
     m: int
@@ -190,16 +193,64 @@ class Strip:
     in_width: int
     copied: int  # columns that exist
     channel: int  # distance of channels in the image
+    lanes: int
     tail: bool  # the last vector has fewer channels
 
     @property
     def size(self) -> int:
         return self.lines * self.width
 
+    @property
+    def scratch(self) -> int:
+        """Elements."""
+        return self.size * self.lanes
 
-def strip_of(
-    blocks: Blocks, overlap: int, pad: Sequence[int], in_shape: Sequence[int], channel: int, tail: bool
-) -> Strip:
-    lines, width = blocks.rows * blocks.m + overlap, blocks.columns * blocks.m + overlap
-    copied = max(0, min(in_shape[1], width - pad[1]))
-    return Strip(lines, width, blocks.m, overlap, pad[0], pad[1], in_shape[0], in_shape[1], copied, channel, tail)
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Distances of lines and columns."""
+        return self.width * self.lanes, self.lanes
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What tiles read of an image whose channels lie in blocks: straight from it, but for windows over its edges, of
+    which the function ``name`` makes a copy with zeros around it: [line][column][channel in the block]."""
+
+    direct: ClassVar[bool] = True
+    name: str
+    m: int
+    size: int  # lines and columns of a window
+    pad_h: int
+    pad_w: int
+    in_height: int
+    in_width: int
+    block: int
+    over: str  # C for whether the window at `line` and `column` lies over an edge, or nothing where none does
+
+    @property
+    def scratch(self) -> int:
+        """Elements of the copy."""
+        return self.size**2 * self.block if self.over else 0
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Distances of lines, which is a parameter, and of columns."""
+        return 0, self.block
+
+
+def source_of(
+    name: str, blocks: Blocks, overlap: int, pad: Sequence[int], in_shape: Sequence[int], channels: int, channel: int,
+    block: int, types: Types,
+) -> Strip | Windows:  # fmt: skip
+    """How tiles read an image with its ``channels`` in blocks, or in planes ``channel`` apart."""
+    m, lanes = blocks.m, types.lanes
+    lines, width = blocks.rows * m + overlap, blocks.columns * m + overlap
+    if not block:
+        copied = max(0, min(in_shape[1], width - pad[1]))
+        tail = channels % lanes != 0
+        return Strip(lines, width, m, overlap, pad[0], pad[1], in_shape[0], in_shape[1], copied, channel, lanes, tail)
+    ends = blocks.tile_rows * m + overlap - pad[0], width - pad[1]
+    edges = [f"{at} < 0" for at, before in zip(("line", "column"), pad, strict=True) if before]
+    for at, end, extent in zip(("line", "column"), ends, in_shape, strict=True):
+        edges += [f"{at} > {extent - m - overlap}"] if end > extent else []
+    return Windows(name, m, m + overlap, pad[0], pad[1], in_shape[0], in_shape[1], block, " || ".join(edges))

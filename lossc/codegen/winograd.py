@@ -39,7 +39,7 @@ from lossc.codegen.filtering import (
     blocks_of,
     sandwich,
     scalar_sum,
-    strip_of,
+    source_of,
 )
 from lossc.codegen.names import comment
 
@@ -47,7 +47,7 @@ BLOCKS = (16, 32, 64, 128, 256)  # tiles
 BALANCE = 4  # tasks come in multiples of this where they are few, for that many threads
 STREAM_BYTES = 8.0  # of transformed weights that come from beyond the L2 cache, in a cycle
 TRANSFORM = 1.2  # cycles an element of a transformed tile, for a vector of channels
-TURN = 0.6  # cycles an element of the image
+TURN = 0.6  # cycles an element of the image, where its channels do not lie in blocks
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,12 @@ def filterings(shape: Window, largest: int) -> tuple[Filtering, ...]:
     return tuple(f for f in FILTERINGS if shape.kernel == (f.r, f.r) and f.m <= largest)
 
 
-def transform_cycles(filtering: Filtering, channels: int, types: Types) -> float:
-    """Of one tile's input or output, all channels."""
-    vectors = ceil(channels / types.lanes)
-    return vectors * (TRANSFORM * filtering.products**2 + TURN * filtering.m**2 * types.lanes)
+def transform_cycles(filtering: Filtering, shape: Window, types: Types) -> float:
+    """Of one tile's input and output, all channels."""
+    tile = TRANSFORM * filtering.products**2
+    turn = TURN * filtering.m**2 * types.lanes
+    sides = (shape.ic, shape.source_block), (shape.oc, shape.target_block)
+    return sum(ceil(channels / types.lanes) * (tile if block else tile + turn) for channels, block in sides)
 
 
 def _cost(shape: Window, types: Types, plan: _Plan) -> float:
@@ -82,7 +84,7 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     compute = square * panels * ceil(blocks.tiles / plan.mr) * (shape.ic * step + 4 * plan.mr * plan.nv + 20)
     weights = square * panels * plan.nv * types.lanes * shape.ic * types.size
     reading = weights / STREAM_BYTES if weights > L2_BYTES else 0.0
-    transform = blocks.tiles * sum(transform_cycles(plan.filtering, c, types) for c in (shape.ic, shape.oc))
+    transform = blocks.tiles * transform_cycles(plan.filtering, shape, types)
     once = 0.0 if shape.frozen else weights / types.size * (10.0 / square + 0.5)
     resident = square * (shape.ic + shape.oc) * blocks.tiles * types.size
     penalty = 1.0 if resident <= L2_BYTES else 1.1 if resident <= 4 * L2_BYTES else 1.25
@@ -111,9 +113,25 @@ def plane(size: int, products: int, types: Types) -> int:
     return size + types.aligned(1) if crowded(products**2, size, types.size) else size
 
 
-def image_at(head: str, group: str, channels: int, strides: tuple[int, int], lanes: int) -> str:
+def image_at(head: str, group: str, channels: int, strides: tuple[int, int], lanes: int, block: int) -> str:
     """C for the first of the channels of vector `cv` in image `n`, of `channels` a group."""
-    return affine([("n", strides[0]), (group, channels * strides[1]), ("cv", lanes * strides[1])], head=head)
+    vectors = block // lanes
+    vector = [(f"cv / {vectors}", block * strides[1]), (f"cv % {vectors}", lanes)]
+    vector = vector if vectors > 1 else [("cv", lanes * strides[1])]
+    return affine([("n", strides[0]), (group, channels * strides[1]), *vector], head=head)
+
+
+def _target_at(shape: Window, lanes: int) -> str:
+    """C for the first position of channel `c` in image `n` of the target."""
+    (image, channel), block = shape.target_strides, shape.target_block
+    where = [(f"c / {block}", block * channel), (f"c % {block}", 1)] if block > lanes else [("c", channel)]
+    return affine([("n", image), *where], head=shape.target)
+
+
+def _inside(blocks: Blocks) -> str:
+    """C for whether element (i, l) of the tile at `line` and `column` is an output, or nothing where all are."""
+    sides = ("line + i", blocks.height), ("column + l", blocks.width)
+    return " && ".join(f"{at} < {extent}" for at, extent in sides if extent % blocks.m)
 
 
 def winograd_code(
@@ -129,20 +147,23 @@ def winograd_code(
     if crowded(plan.mr, ic_row, types.size):
         ic_row += lanes
     turned_plane, sums_plane = (plane(count * row, products, types) for row in (ic_row, oc_row))
-    overlap = filtering.r - 1
-    strip = strip_of(blocks, overlap, shape.pad, shape.in_shape, shape.source_strides[1], shape.ic % lanes != 0)
+    source = source_of(
+        f"{spec.name}_window", blocks, filtering.r - 1, shape.pad, shape.in_shape, shape.ic, shape.source_strides[1],
+        shape.source_block, types,
+    )  # fmt: skip
     whole = blocks.columns * m == blocks.width
     lines_row = round_up(blocks.width * (blocks.rows * m if whole else 1), lanes)
     micro = Micro(
         f"{spec.name}_tile", f"a: transformed {shape.source}, b: transformed {spec.w}.", plan.mr, plan.nv, nr,
         ic_row, 1, nr, oc_row,
     )  # fmt: skip
+    strip_size = max(source.scratch, 0 if shape.target_block else blocks.rows * blocks.columns * m**2 * lanes)
     at, offsets = 0, {}
     for name, size in (
         ("turned", products**2 * turned_plane),
         ("sums", products**2 * sums_plane),
-        ("strip", strip.size * lanes),
-        ("lines", lanes * lines_row),
+        ("strip", strip_size),
+        ("lines", 0 if shape.target_block else lanes * lines_row),
     ):
         offsets[name] = at
         at += types.aligned(size)
@@ -155,9 +176,11 @@ def winograd_code(
         "signature": signature(spec.name, params, types, shared, at),
         "at": offsets,
         "transpose": f"{spec.name}_transpose",
+        "strips": strip_size > 0,
+        "turns": not (shape.source_block and shape.target_block),
         "to_input": sandwich(
             f"{spec.name}_input", f"B^T {shape.source} B of a tile", filtering.input, types,
-            (strip.width * lanes, lanes), (products * turned_plane, turned_plane),
+            source.steps, (products * turned_plane, turned_plane),
         ),
         "to_output": sandwich(
             f"{spec.name}_output", f"A^T (sums of products) A: a tile of {shape.target}", filtering.output, types,
@@ -182,11 +205,16 @@ def winograd_code(
         "w_from": shape.weights_at(spec.w, group),
         "pack_here": not shape.frozen,
         "flip": shape.flipped,
-        "image": image_at(shape.source, group, shape.ic, shape.source_strides, lanes),
-        "c": affine([(group, shape.oc), ("cv", lanes), ("co", 1)]),
-        "out_at": affine([("n", shape.target_strides[0]), ("c", shape.target_strides[1])], head=shape.target),
+        "image": image_at(shape.source, group, shape.ic, shape.source_strides, lanes, shape.source_block),
+        "c": affine([(group, shape.oc), ("cv", lanes), ("0" if shape.target_block else "co", 1)]),
+        "out_block": shape.target_block,
+        "out_inside": _inside(blocks),
+        "out_at": _target_at(shape, lanes),
     }  # fmt: skip
-    view_f = finish(spec, load=f"{types.vec}_load_n(o, m)", store=f"{types.vec}_store_n(o, %s, m)")
-    text = render("conv_winograd.c.j2", {}, t=types, k=micro, f=view_f, b=blocks, s=strip, g=g)
+    if shape.target_block:
+        view_f = finish(spec, load=f"{types.vec}_load(o)", store=f"{types.vec}_store(o, %s)")
+    else:
+        view_f = finish(spec, load=f"{types.vec}_load_n(o, m)", store=f"{types.vec}_store_n(o, %s, m)")
+    text = render("conv_winograd.c.j2", {}, t=types, k=micro, f=view_f, b=blocks, s=source, g=g)
     before = prepared(spec, types, packed, "lib/winograd_packing.j2", micro, g) if shape.frozen else None
     return Code(text, tuple(params), shared, at, choice, before)

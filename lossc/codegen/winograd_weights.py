@@ -29,7 +29,7 @@ from lossc.codegen.contraction import (
 )
 from lossc.codegen.conv_window import Window, affine
 from lossc.codegen.environment import render
-from lossc.codegen.filtering import Blocks, Filtering, blocks_of, sandwich, strip_of, transposed
+from lossc.codegen.filtering import Blocks, Filtering, blocks_of, sandwich, source_of, transposed
 from lossc.codegen.names import comment
 from lossc.codegen.winograd import image_at, plane, transform_cycles
 
@@ -71,7 +71,7 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     product = square * row_tiles * panels * (blocks.tiles * step + 4 * plan.mr * plan.nv + 20)
     sums = _sums(shape, types, plan.filtering, plan.mr, plan.nv)
     far = 0.0 if plan.chunks else SUMS_CYCLES * sums
-    transform = blocks.tiles * sum(transform_cycles(plan.filtering, c, types) for c in (shape.ic, shape.oc))
+    transform = blocks.tiles * transform_cycles(plan.filtering, shape, types)
     return shape.groups * (blocks.count * (product + transform + far) + max(1, plan.chunks) * sums)
 
 
@@ -85,15 +85,18 @@ def winograd_weights_plan(
             bytes_of_tile = filtering.products**2 * (shape.ic + shape.oc) * types.size
             most = max(LEAST_TILES, BLOCK_BYTES // bytes_of_tile), max(CHUNK_TILES, CHUNK_BYTES // bytes_of_tile)
             large, small = (blocks_of(filtering.m, shape.n, shape.out_shape, count) for count in most)
+            found = []
             for mr, nv in tiles(isa, types, round_up(shape.ic, types.lanes)):
                 if types.lanes % mr and mr % types.lanes:
                     continue
                 bytes_of_sums = _sums(shape, types, filtering, mr, nv) * types.size
                 chunks = min(CHUNKS, small.count, CHUNKS_BYTES // (shape.groups * bytes_of_sums))
                 if chunks * shape.groups < LEAST_CHUNKS:
-                    yield _Plan(filtering, mr, nv, large, 0)
+                    found.append(_Plan(filtering, mr, nv, large, 0))
                 else:
-                    yield _Plan(filtering, mr, nv, small, ceil(small.count / ceil(small.count / chunks)))
+                    found.append(_Plan(filtering, mr, nv, small, ceil(small.count / ceil(small.count / chunks))))
+            # a register tile that fills the sums up to too many for chunks is no reason to do without them
+            yield from [plan for plan in found if plan.chunks] or found
 
     return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"conv weights winograd {plan}", prefer)
 
@@ -110,13 +113,18 @@ def winograd_weights_code(
     x_plane = plane(round_up(shape.ic, x_block) * count, products, types)
     dy_plane = plane(panels * nr * count, products, types)
     sums_plane = plane(rows * panels * nr, products, types)
-    overlap, no_pad = filtering.r - 1, (0, 0)
-    x = strip_of(blocks, overlap, shape.pad, shape.in_shape, shape.source_strides[1], shape.ic % lanes != 0)
-    dy = strip_of(blocks, 0, no_pad, shape.out_shape, shape.target_strides[1], shape.oc % lanes != 0)
+    x = source_of(
+        f"{spec.name}_x", blocks, filtering.r - 1, shape.pad, shape.in_shape, shape.ic, shape.source_strides[1],
+        shape.source_block, types,
+    )  # fmt: skip
+    dy = source_of(
+        f"{spec.name}_dy", blocks, 0, (0, 0), shape.out_shape, shape.oc, shape.target_strides[1], shape.target_block,
+        types,
+    )  # fmt: skip
     end = min(shape.ic, END_CHANNELS)
     lines_row = round_up(end * taps, lanes)
     x_size, dy_size, sums_size = (types.aligned(products**2 * size) for size in (x_plane, dy_plane, sums_plane))
-    strip_size = types.aligned(max(x.size, dy.size, end * taps) * lanes)
+    strip_size = types.aligned(max(x.scratch, dy.scratch, end * taps * lanes))
     tiles_size = x_size + dy_size
     strip_at = tiles_size if plan.chunks else 0
     offsets = {"x": 0, "dy": x_size, "sums": tiles_size, "strip": strip_at, "lines": strip_at + strip_size}
@@ -144,11 +152,11 @@ def winograd_weights_code(
             "transpose": f"{spec.name}_transpose",
             "to_x": sandwich(
                 f"{spec.name}_input", f"B^T {shape.source} B of a tile", filtering.input, types,
-                (x.width * lanes, lanes), (products * x_plane, x_plane),
+                x.steps, (products * x_plane, x_plane),
             ),
             "to_dy": sandwich(
                 f"{spec.name}_output", f"A {shape.target} A^T of a tile", transposed(filtering.output), types,
-                (dy.width * lanes, lanes), (products * dy_plane, dy_plane),
+                dy.steps, (products * dy_plane, dy_plane),
             ),
             "to_weights": sandwich(
                 f"{spec.name}_weights", "G^T (sums of products) G: the taps of one channel",
@@ -179,8 +187,8 @@ def winograd_weights_code(
             "end": end,
             "ends": ceil(shape.ic / end),
             "lines_row": lines_row,
-            "x_image": image_at(shape.source, group, shape.ic, shape.source_strides, lanes),
-            "dy_image": image_at(shape.target, group, shape.oc, shape.target_strides, lanes),
+            "x_image": image_at(shape.source, group, shape.ic, shape.source_strides, lanes, shape.source_block),
+            "dy_image": image_at(shape.target, group, shape.oc, shape.target_strides, lanes, shape.target_block),
             "x_tile": _tile(x_block, lanes, count),
             "dy_tile": _tile(nr, lanes, count),
             "sums_at": f"(cv * {lanes} / {nr} * {rows} + ci) * {nr} + cv * {lanes} % {nr}",

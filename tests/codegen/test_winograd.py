@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -20,12 +22,14 @@ from lossc.codegen.winograd import filterings, winograd_code
 from lossc.codegen.winograd_weights import winograd_weights_code
 from lossc.errors import UsageError
 from lossc.frontend.net import read_net_text
+from lossc.ir.blob import BLOCK
 from lossc.pipeline import Request, compile_net
 from lossc.targets import AVX512, runnable_targets
 
 #: Times the tolerance of plain sums, of which F(2x2,3x3) needs 0.19 at most here, F(2x2,5x5) 0.18 and F(4x4,3x3) 5.3.
 PLAIN_SUMS = {"F(2x2,3x3)": 1.0, "F(4x4,3x3)": 6.0, "F(2x2,5x5)": 1.0}
 each_filtering = pytest.mark.parametrize("filtering", FILTERINGS, ids=str)
+SIDES = [(BLOCK, 0), (0, BLOCK), (BLOCK, BLOCK)]  # of x and y
 HERE = [target.isa for target in runnable_targets()]
 
 
@@ -38,7 +42,7 @@ def code(spec, isa, dtype, filtering):
     return winograd_code(spec, shape, isa, types_of(isa, dtype), among=(filtering,))
 
 
-def random_spec(rng: random.Random, index: int, dtype: str, taps: int):
+def random_spec(rng: random.Random, index: int, dtype: str, taps: int, x_block: int = 0, y_block: int = 0):
     """Odd shapes, planes smaller than a tile, several images in a block, groups, pads that differ by axis."""
     while True:
         size, pad = (rng.randint(1, 23), rng.randint(1, 70)), (rng.randint(0, taps), rng.randint(0, taps))
@@ -47,9 +51,13 @@ def random_spec(rng: random.Random, index: int, dtype: str, taps: int):
         if fits and min(s + 2 * p for s, p in zip(size, pad, strict=True)) >= taps:
             break
     groups = rng.choice([1, 1, 1, 2, 3])
-    ci, co = groups * rng.choice([1, 3, 8, 21]), groups * rng.choice([1, 2, 5, 16, 29])
+    ci = groups * rng.choice([16, 32] if x_block else [1, 3, 8, 21])
+    co = groups * rng.choice([16, 48] if y_block else [1, 2, 5, 16, 29])
     spec = conv(f"conv{index}", way, rng.randint(1, 5), groups, ci, co, size, (taps, taps), (1, 1), pad, (1, 1))
     spec = replace(spec, accumulate=rng.random() < 0.5, alpha=rng.choice(["1.0f", "0.5f"]))
+    if x_block or y_block:
+        spec = replace(spec, x_block=x_block, y_block=y_block)
+        spec = replace(spec, x_strides=(spec.x_strides[0] + 5, spec.x_strides[1]))
     return replace(spec, epilogue=epilogue(spec, dtype)) if rng.random() < 0.4 else spec
 
 
@@ -85,6 +93,62 @@ def test_random_convolutions(isa, filtering, dtype, tmp_path):
         check(library, spec, dtype, seed, growth=PLAIN_SUMS[str(filtering)])
 
 
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@each_filtering
+@pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
+def test_operands_whose_channels_lie_in_blocks(isa, filtering, dtype, tmp_path):
+    rng = random.Random(f"winograd blocks {isa.name} {filtering} {dtype}")
+    specs = [random_spec(rng, index, dtype, filtering.r, *SIDES[index % 3]) for index in range(12)]
+    codes = {s.name: code(s, isa, dtype, filtering) for s in specs}
+    library = Library(codes, isa, dtype, tmp_path, optimise=["-O1"])
+    for seed, spec in enumerate(specs):
+        check(library, spec, dtype, seed, growth=PLAIN_SUMS[str(filtering)])
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_channels_in_blocks_without_warnings(compiler, tmp_path):
+    """Tiles that fill the planes, with and without windows over edges, and without OpenMP."""
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler}")
+    specs = [
+        replace(
+            conv(f"{way}{number}", way, 2, 1, 32, 16, (size, size), (3, 3), (1, 1), (pad, pad), (1, 1)),
+            x_block=x_block, y_block=y_block,
+        )
+        for way in ("forward", "bwd_data", "bwd_weights")
+        for number, (size, pad, (x_block, y_block)) in enumerate(product((10, 11), (0, 1, 2), SIDES))
+    ]  # fmt: skip
+    codes = {s.name: code(s, HERE[0], "f32", FILTERINGS[0]) for s in specs}
+    library = Library(codes, HERE[0], "f32", tmp_path, compiler=compiler, openmp=False, optimise=["-O1"])
+    for seed, spec in enumerate(specs):
+        check(library, spec, "f32", seed, threads=(1,))
+
+
+@pytest.mark.parametrize("way", ["forward", "bwd_data"])
+def test_frozen_weights_give_the_same_sums_of_channels_in_blocks(way, tmp_path):
+    spec = conv("anew", way, 2, 1, 32, 48, (9, 8), (3, 3), (1, 1), (1, 1), (1, 1))
+    spec = replace(spec, x_block=BLOCK, y_block=BLOCK)
+    frozen = replace(spec, name="frozen", frozen=spec.w)
+    codes = {s.name: code(s, HERE[0], "f32", FILTERINGS[0]) for s in (spec, frozen)}
+    library = Library(codes, HERE[0], "f32", tmp_path)
+    rng = np.random.default_rng(3)
+    source, out = (rng.standard_normal(2 * 48 * 72).astype(np.float32) for _ in range(2))
+    w, other = rng.standard_normal(48 * 32 * 9).astype(np.float32), out.copy()
+    library.run("anew", [source, w, out], 2)
+    library.run("frozen", [source, library.prepare("frozen", w, 2), other], 2)
+    assert out.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("way", ["forward", "bwd_data", "bwd_weights"])
+def test_nothing_is_turned_where_channels_lie_in_blocks(way):
+    plain = conv("c", way, 8, 1, 64, 64, (28, 28), (3, 3), (1, 1), (1, 1), (1, 1))
+    one, both = (replace(plain, x_block=BLOCK, y_block=y_block) for y_block in (0, BLOCK))
+    codes = [code(spec, AVX512, "f32", FILTERINGS[0]) for spec in (plain, one, both)]
+    assert codes[0].choice.cycles > codes[1].choice.cycles > codes[2].choice.cycles
+    turns = [c.text.count("c_transpose(") - 1 for c in codes]  # calls
+    assert turns == ([3, 2, 1] if way == "bwd_weights" else [2, 1, -1])
+
+
 @each_filtering
 def test_error_relative_to_the_sum_of_magnitudes(filtering, tmp_path):
     taps, pad = filtering.r, filtering.r // 2
@@ -106,9 +170,10 @@ def test_names_and_lines():
     rng = random.Random(5)
     for index in range(30):
         filtering = FILTERINGS[index % len(FILTERINGS)]
-        spec = random_spec(rng, index, "f32", filtering.r)
-        text = code(replace(spec, epilogue=None), AVX512, "f32", filtering).text
-        assert local_names(text) <= LOCALS
+        for sides in ((0, 0), *SIDES):
+            spec = random_spec(rng, index, "f32", filtering.r, *sides)
+            text = code(replace(spec, epilogue=None), AVX512, "f32", filtering).text
+            assert local_names(text) <= LOCALS
 
 
 NET = """
