@@ -56,9 +56,13 @@ def reference(spec: ConvSpec, x, w, y):
 def epilogue(spec: ConvSpec, dtype: str) -> Epilogue:
     """relu(acc + channel[c]) + each[n] + position[j ...]: every coordinate matters."""
     vec, real = f"v{dtype}", {"f32": "float", "f64": "double"}[dtype]
+    if {"forward": spec.y_block, "bwd_data": spec.x_block, "bwd_weights": 0}[spec.direction]:
+        channel, position = f"{vec}_load(channel + c)", f"{vec}_set1(position[j])"
+    else:
+        channel, position = f"{vec}_set1(channel[c])", f"{vec}_load_n(position + j, m)"
     lines = [
-        f"const {vec} biased = {vec}_add(acc, {vec}_set1(channel[c]));",
-        f"const {vec} placed = {vec}_add(biased, {vec}_load_n(position + j, m));",
+        f"const {vec} biased = {vec}_add(acc, {channel});",
+        f"const {vec} placed = {vec}_add(biased, {position});",
     ]
     if spec.direction == "bwd_weights":
         lines.append(f"const {vec} out = {vec}_max(placed, {vec}_zero());")
@@ -108,10 +112,18 @@ def random_spec(rng: random.Random, index: int, dtype: str) -> ConvSpec:
     return replace(spec, epilogue=epilogue(spec, dtype)) if rng.random() < 0.4 else spec
 
 
-def planes(array, shape, strides):
-    """(n, channels, *spatial) in a flat array with these image and channel strides."""
+def planes(array, shape, strides, block=0):
+    """(n, channels, *spatial) in a flat array with these image and channel strides; of channels in blocks
+    (n, channels / block, block, *spatial)."""
+    image, channel = strides
     inner = [prod(shape[a + 1 :]) for a in range(2, len(shape))]
-    return np.lib.stride_tricks.as_strided(array, shape, [s * array.itemsize for s in (*strides, *inner)])
+    if block:
+        n, channels, *space = shape
+        shape = (n, channels // block, block, *space)
+        strides = (image, channel * block, 1, *(step * block for step in inner))
+    else:
+        strides = (image, channel, *inner)
+    return np.lib.stride_tricks.as_strided(array, shape, [s * array.itemsize for s in strides])
 
 
 def check(library: Library, spec: ConvSpec, dtype: str, seed: int, threads=(1, 2, 4), growth: float = 1.0) -> None:
@@ -127,12 +139,19 @@ def check(library: Library, spec: ConvSpec, dtype: str, seed: int, threads=(1, 2
 
     w_strides = (prod(w_shape[1:]), prod(w_shape[2:]))
     x, y, w = flat(x_shape, spec.x_strides), flat(y_shape, spec.y_strides), flat(w_shape, w_strides)
-    layout = {"x": (x, x_shape, spec.x_strides), "y": (y, y_shape, spec.y_strides), "w": (w, w_shape, w_strides)}
+    layout = {
+        "x": (x, x_shape, spec.x_strides, spec.x_block),
+        "y": (y, y_shape, spec.y_strides, spec.y_block),
+        "w": (w, w_shape, w_strides, 0),
+    }
     order = {"forward": "xwy", "bwd_data": "ywx", "bwd_weights": "xyw"}[spec.direction]
-    before, shape, strides = layout[order[2]]
+    before, shape, *where = layout[order[2]]
 
     read = bf16 if spec.bf16 else np.array
-    wide = {key: planes(read(a).astype(np.float64)[GUARD:], sh, st) for key, (a, sh, st) in layout.items()}
+    wide = {
+        key: planes(read(a).astype(np.float64)[GUARD:], shape, *where).reshape(shape)
+        for key, (a, shape, *where) in layout.items()
+    }
     value = float(spec.alpha.rstrip("f")) * reference(spec, wide["x"], wide["w"], wide["y"])
     extra = []
     if spec.epilogue:
@@ -148,7 +167,8 @@ def check(library: Library, spec: ConvSpec, dtype: str, seed: int, threads=(1, 2
             extra = [channel, position, image]
         value = np.maximum(value, 0)
     expected = before.astype(np.float64)
-    out = planes(expected[GUARD:], shape, strides)
+    out = planes(expected[GUARD:], shape, *where)
+    value = value.reshape(out.shape)
     out[...] = value + out if spec.accumulate else value
 
     results = []
@@ -165,7 +185,7 @@ def check(library: Library, spec: ConvSpec, dtype: str, seed: int, threads=(1, 2
     tolerance = {"f32": 1e-6, "f64": 1e-14}[dtype] * (8 + terms) * growth
     np.testing.assert_allclose(results[0], expected, rtol=0, atol=tolerance, err_msg=str(spec))
     touched = np.zeros(before.shape, bool)
-    planes(touched[GUARD:], shape, strides)[...] = True
+    planes(touched[GUARD:], shape, *where)[...] = True
     assert (results[0][~touched] == before[~touched]).all(), f"written outside of the output: {spec}"
     for got in results[1:]:
         assert got.tobytes() == results[0].tobytes(), f"depends on the number of threads: {spec}"
