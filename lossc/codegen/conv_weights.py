@@ -1,8 +1,9 @@
 """The gradient of a convolution's weights: sums over images and positions of taps of x times output channels of dy.
 
-Vectors run over output channels: a block of dy is turned to [position][co]. The rows of a register tile are taps of x,
-broadcast from where they lie, at offsets known when the code is made, so that no columns are copied. Images are split
-into a number of chunks that depends on the shape alone, each with its own sums, which are added up in order at the end.
+Vectors run over output channels: a block of dy is turned to [position][co], unless its channels lie in blocks already.
+The rows of a register tile are taps of x, broadcast from where they lie, at offsets known when the code is made, so
+that no columns are copied. Images are split into a number of chunks that depends on the shape alone, each with its own
+sums, which are added up in order at the end. Where x's channels lie in blocks, see ``conv_weights_blocks``.
 """
 
 from __future__ import annotations
@@ -54,13 +55,13 @@ class _Tile:
 
 
 def _tiles(axes: list[_Axis], isa: Isa, types: Types, channels: int, block: int) -> Iterator[_Tile]:
-    """``block``: of the output channels, all of whose tiles are equal then, and no block is cut at odd places."""
+    """``block``: how many output channels lie in one, or 0; a tile is whole blocks then, or a part of one."""
     widest = ceil(channels / types.lanes)
     allowed = [(mr, nv) for mr, nv in tiles(isa, types, 1 << 10) if nv <= widest] or [(1, 1)]
     if block:
-        even = [nv for nv in range(1, widest + 1) if channels % (nv * types.lanes) == 0]
-        even = [nv for nv in even if nv * types.lanes % block == 0 or block % (nv * types.lanes) == 0]
-        allowed = [(mr, nv) for mr, nv in allowed if nv in even]
+        widths = [nr for nr in range(types.lanes, channels + 1, types.lanes) if channels % nr == 0]
+        fitting = {nr // types.lanes for nr in widths if nr % block == 0 or block % nr == 0}
+        allowed = [(mr, nv) for mr, nv in allowed if nv in fitting]
     for axis, this in enumerate(axes):
         after = prod(a.size for a in axes[axis + 1 :])
         for step in range(1, this.size + 1):
@@ -172,16 +173,14 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str =
         sum(-shape.pad[a] * prod(shape.in_shape[a + 1 :]) for a in range(len(shape.pad))),
         head=shape.source,
     )
-    block = shape.target_block
+    block, position = shape.target_block, max(shape.target_block, 1)
+    dy_image, dy_line = shape.target_strides
     dy_size = 0 if block else types.aligned(rows * width * nr)
-    co_terms = [(co0, shape.target_strides[1])]
-    if block and nr < block and co0 != "0":
-        co_terms = [(f"{co0} / {block}", block * shape.target_strides[1]), (f"{co0} % {block}", 1)]
-    dy_at = affine(
-        [("n", shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]), *co_terms,
-         (z, height * width * max(block, 1)), (h0, width * max(block, 1))],
-        head=shape.target,
-    )  # fmt: skip
+    co_terms = [(co0, dy_line)]
+    if nr < block and co0 != "0":
+        co_terms = [(f"{co0} / {block}", block * dy_line), (f"{co0} % {block}", 1)]
+    dy_place = [(z, height * width * position), (h0, width * position)]
+    dy_at = affine([("n", dy_image), (group, shape.oc * dy_line), *co_terms, *dy_place], head=shape.target)
     strip_lines = (rows - 1) * stride_h + shape.extent(-2)
     local = dy_size + (types.aligned(channels * kz * strip_lines * strip_width + lanes) if strip else 0)
     shared = types.aligned(chunks * tasks * region)
@@ -225,7 +224,7 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str =
             "co_tail": shape.oc % nr != 0,
             "co": _valid(co0, shape.oc, nr),
             "dy_at": dy_at,
-            "dy_line": shape.target_strides[1],
+            "dy_line": dy_line,
             "dy_size": dy_size,
             "strip": strip,
             "strip_width": strip_width,

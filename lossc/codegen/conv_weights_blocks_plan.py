@@ -10,7 +10,7 @@ from lossc.codegen.contraction import Choice, Isa, Types, choose, tile_cycles, t
 from lossc.codegen.conv_window import Window, affine
 
 TASKS = 16  # as many as this where the shape allows
-COLUMN_BYTES = 32 << 10  # of the vectors' side, which stay in the L1 cache while all rows pass by
+BLOCK_BYTES = 28 << 10  # of a tile's columns in a block, of the rows that pass by and of those fetched ahead
 FEWEST_POSITIONS = 1024  # of a chunk of images, which are worth sums of its own
 SUMS_BYTES = 32 << 20  # of all chunks
 FETCH = 4  # cycles for a vector of columns, the first time that a task reads it where it lies next to the last one
@@ -101,7 +101,7 @@ def _candidates(shape: Window, isa: Isa, types: Types) -> Iterator[Tile]:
 @dataclass(frozen=True)
 class Plan:
     """How the work is cut up: into chunks of images, tasks of `columns` and `rows` channels of either side, and blocks
-    of `images` images, `lines` lines and `width` positions of each, a tile of which stays in the L1 cache."""
+    of `images` images, `lines` lines and `width` positions of each, for which a tile's columns stay in the L1 cache."""
 
     tile: Tile
     chunk_images: int
@@ -112,10 +112,9 @@ class Plan:
     images: int
 
 
-def _block(shape: Window, nr: int, size: int) -> tuple[int, int]:
-    """Lines and positions of a line in a block, of about equal blocks."""
+def _block(shape: Window, most: int) -> tuple[int, int]:
+    """Lines and positions of a line in a block, of about equal blocks of about `most` positions."""
     height, width = shape.out_shape
-    most = max(1, COLUMN_BYTES // (nr * size))
     if most < width or height == 1:
         return 1, ceil(width / ceil(width / most))
     return ceil(height / ceil(height / (most // width))), width
@@ -137,10 +136,9 @@ def _plan(shape: Window, types: Types, tile: Tile) -> Plan:
 
     parts = [(c, r) for c in _divisors(column_tiles) for r in _divisors(units)]
     column_parts, row_parts = min(parts, key=price)
-    lines, width = _block(shape, nr, types.size)
-    whole = lines * width == positions
-    most = max(1, COLUMN_BYTES // (nr * types.size * positions)) if whole else 1
-    images = ceil(chunk_images / ceil(chunk_images / most))
+    most = max(1, BLOCK_BYTES // ((nr + unit * (2 if shape.taps == 1 else 1)) * types.size))
+    lines, width = _block(shape, most)
+    images = ceil(chunk_images / ceil(chunk_images / max(1, most // positions)))
     return Plan(tile, chunk_images, column_tiles // column_parts * nr, units // row_parts * unit, lines, width, images)
 
 
