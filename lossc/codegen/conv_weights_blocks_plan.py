@@ -10,7 +10,7 @@ from lossc.codegen.contraction import Choice, Isa, Types, choose, tile_cycles, t
 from lossc.codegen.conv_window import Window, affine
 
 TASKS = 16  # as many as this where the shape allows
-BLOCK_BYTES = 28 << 10  # of a tile's columns in a block, of the rows that pass by and of those fetched ahead
+BLOCK_BYTES = 32 << 10  # of a tile's columns in a block, of the rows that pass by and of those fetched ahead
 FEWEST_POSITIONS = 1024  # of a chunk of images, which are worth sums of its own
 SUMS_BYTES = 32 << 20  # of all chunks
 FETCH = 4  # cycles for a vector of columns, the first time that a task reads it where it lies next to the last one
