@@ -6,7 +6,8 @@
 - Gather: an implicit matrix product with columns gathered per block (``conv_gather``), vectors along positions. It
   serves forward and gradients of stride 1, where output channels are too few for vectors.
 - Scatter (``conv_scatter``): columns of the gradient are computed per block and added where they came from.
-- Weights (``conv_weights``): taps of x are broadcast from where they lie, vectors run over output channels.
+- Weights (``conv_weights``): taps of x are broadcast from where they lie, vectors run over output channels. Where x's
+  channels lie in blocks, or dy's and the kernel is 1 x 1, ``conv_weights_blocks``: sums for pairs of channels.
 - Winograd (``winograd``, ``winograd_weights``): all three directions for 3 x 3 and 5 x 5 kernels of stride 1, where
   enough channels make up for its transforms.
 """

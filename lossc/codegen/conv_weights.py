@@ -1,8 +1,9 @@
 """The gradient of a convolution's weights: sums over images and positions of taps of x times output channels of dy.
 
-Vectors run over output channels: a block of dy is turned to [position][co]. The rows of a register tile are taps of x,
-broadcast from where they lie, at offsets known when the code is made, so that no columns are copied. Images are split
-into a number of chunks that depends on the shape alone, each with its own sums, which are added up in order at the end.
+Vectors run over output channels: a block of dy is turned to [position][co], unless its channels lie in blocks already.
+The rows of a register tile are taps of x, broadcast from where they lie, at offsets known when the code is made, so
+that no columns are copied. Images are split into a number of chunks that depends on the shape alone, each with its own
+sums, which are added up in order at the end. Where x's channels lie in blocks, see ``conv_weights_blocks``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lossc.codegen.contraction import (
     tile_cycles,
     tiles,
 )
+from lossc.codegen.conv_weights_blocks import weights_blocks_code
 from lossc.codegen.conv_window import Part, Window, affine, decode
 from lossc.codegen.environment import render
 from lossc.codegen.names import comment
@@ -52,9 +54,14 @@ class _Tile:
     nv: int
 
 
-def _tiles(axes: list[_Axis], isa: Isa, types: Types, channels: int) -> Iterator[_Tile]:
+def _tiles(axes: list[_Axis], isa: Isa, types: Types, channels: int, block: int) -> Iterator[_Tile]:
+    """``block``: how many output channels lie in one, or 0; a tile is whole blocks then, or a part of one."""
     widest = ceil(channels / types.lanes)
     allowed = [(mr, nv) for mr, nv in tiles(isa, types, 1 << 10) if nv <= widest] or [(1, 1)]
+    if block:
+        widths = [nr for nr in range(types.lanes, channels + 1, types.lanes) if channels % nr == 0]
+        fitting = {nr // types.lanes for nr in widths if nr % block == 0 or block % nr == 0}
+        allowed = [(mr, nv) for mr, nv in allowed if nv in fitting]
     for axis, this in enumerate(axes):
         after = prod(a.size for a in axes[axis + 1 :])
         for step in range(1, this.size + 1):
@@ -79,6 +86,8 @@ def _channel_blocks(shape: Window, others: int) -> int:
 
 def weights_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = "") -> Code:
     """The C function that computes dw from x (the window's source) and dy (its target)."""
+    if shape.source_block or (shape.target_block and shape.taps == 1):
+        return weights_blocks_code(spec, shape, isa, types, prefer)
     lanes = types.lanes
     height, width = shape.out_shape[-2:]
     stride_h, stride_w = shape.stride[-2:]
@@ -112,7 +121,7 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str =
         return cycles * shape.n * shape.groups * prod(shape.out_shape)
 
     form = f"conv weights {'x'.join(map(str, shape.kernel))}"
-    candidates = _tiles(axes_for(1, shape.ic), isa, types, shape.oc)
+    candidates = _tiles(axes_for(1, shape.ic), isa, types, shape.oc, shape.target_block)
     tile, choice = choose(candidates, cost, lambda candidate: f"{form} {candidate.mr}x{candidate.nv}", prefer)
     nr, mr = tile.nv * lanes, tile.mr
     co_tiles = ceil(shape.oc / nr)
@@ -164,7 +173,14 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str =
         sum(-shape.pad[a] * prod(shape.in_shape[a + 1 :]) for a in range(len(shape.pad))),
         head=shape.source,
     )
-    dy_size = types.aligned(rows * width * nr)
+    block, position = shape.target_block, max(shape.target_block, 1)
+    dy_image, dy_line = shape.target_strides
+    dy_size = 0 if block else types.aligned(rows * width * nr)
+    co_terms = [(co0, dy_line)]
+    if nr < block and co0 != "0":
+        co_terms = [(f"{co0} / {block}", block * dy_line), (f"{co0} % {block}", 1)]
+    dy_place = [(z, height * width * position), (h0, width * position)]
+    dy_at = affine([("n", dy_image), (group, shape.oc * dy_line), *co_terms, *dy_place], head=shape.target)
     strip_lines = (rows - 1) * stride_h + shape.extent(-2)
     local = dy_size + (types.aligned(channels * kz * strip_lines * strip_width + lanes) if strip else 0)
     shared = types.aligned(chunks * tasks * region)
@@ -201,14 +217,14 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str =
             "n1": n1,
             "region": region,
             "terms": terms,
+            "turns": not block,
+            "vectors": [_channel(v * lanes, shape) if block else v * lanes for v in range(tile.nv)],
+            "dy_step": block or nr,
+            "vectors_at": "vectors" if block else "turned",
             "co_tail": shape.oc % nr != 0,
             "co": _valid(co0, shape.oc, nr),
-            "dy_at": affine(
-                [("n", shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
-                 (co0, shape.target_strides[1]), (z, height * width), (h0, width)],
-                head=shape.target,
-            ),
-            "dy_line": shape.target_strides[1],
+            "dy_at": dy_at,
+            "dy_line": dy_line,
             "dy_size": dy_size,
             "strip": strip,
             "strip_width": strip_width,
@@ -252,6 +268,12 @@ def weights_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str =
         },
     )  # fmt: skip
     return Code(text, tuple(params), shared, local, choice)
+
+
+def _channel(channel: int, shape: Window) -> int:
+    """Where a channel of dy that lies in blocks is, from the first on."""
+    inner = channel % shape.target_block
+    return (channel - inner) * shape.target_strides[1] + inner
 
 
 def _split(number: str, sizes: tuple[int, ...], axis: int) -> str:

@@ -7,7 +7,16 @@ from dataclasses import fields, replace
 import pytest
 from test_conv import DIRECTIONS, conv
 
-from lossc.codegen import conv_direct_plan, conv_gather, conv_scatter, conv_weights, gemm, winograd, winograd_weights
+from lossc.codegen import (
+    conv_direct_plan,
+    conv_gather,
+    conv_scatter,
+    conv_weights,
+    conv_weights_blocks_plan,
+    gemm,
+    winograd,
+    winograd_weights,
+)
 from lossc.codegen.contraction import RANKED, Choice, choose, rivals
 from lossc.codegen.contractions import Contraction
 from lossc.codegen.gemm import GemmSpec
@@ -20,7 +29,17 @@ CONVS = [
     for way in DIRECTIONS
     for groups, kernel, stride in ((1, (3, 3), (1, 1)), (2, (5, 2), (2, 2)), (1, (1, 1), (1, 1)))
 ]
-CONTRACTIONS = [Contraction(s, w) for s in (GEMM, FEW, *CONVS) for w in ((0, 4) if s in CONVS else (0,))]
+BLOCKS = [
+    replace(s, x_block=x, y_block=y)
+    for s in CONVS
+    if s.direction == "bwd_weights" and s.groups == 1
+    for x, y in ((16, 16), (16, 0), (0, 16))
+]
+CONTRACTIONS = [Contraction(s, w) for s in (GEMM, FEW, *CONVS, *BLOCKS) for w in ((0, 4) if s in CONVS else (0,))]
+MODULES = (
+    gemm, conv_direct_plan, conv_gather, conv_scatter, conv_weights, conv_weights_blocks_plan, winograd,
+    winograd_weights,
+)  # fmt: skip
 
 
 def identity(contraction: Contraction) -> str:
@@ -40,7 +59,7 @@ def test_names_tell_candidates_apart(isa, monkeypatch):
             assert len(costs) == len(candidates)
         return choose(candidates, cost, name, prefer)
 
-    for module in (gemm, conv_direct_plan, conv_gather, conv_scatter, conv_weights, winograd, winograd_weights):
+    for module in MODULES:
         monkeypatch.setattr(module, "choose", spy)
     for each in CONTRACTIONS:
         each.code(isa, "f32")
