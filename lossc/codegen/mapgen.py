@@ -8,10 +8,12 @@ from math import prod
 
 from lossc.codegen.cexpr import Style
 from lossc.codegen.environment import render
-from lossc.codegen.maploops import NEUTRAL, REDUCER, LoopWriter
+from lossc.codegen.mapblocks import BlockWriter
+from lossc.codegen.maploops import NEUTRAL, REDUCER
 from lossc.codegen.mapplan import Plan, points
 from lossc.codegen.mapvalues import Block, Scope
 from lossc.codegen.names import literal
+from lossc.ir.blob import BLOCK
 from lossc.ir.expr import Reduce
 
 #: Points that one task should have at least, so that sharing out costs little.
@@ -28,7 +30,7 @@ class Code:
     thread_scratch: int = 0
 
 
-class MapWriter(LoopWriter):
+class MapWriter(BlockWriter):
     """Writes one planned map: its tasks, the rows of each, then what is written once for the whole map."""
 
     def write(self) -> tuple[list[str | Block], int]:
@@ -110,8 +112,12 @@ class MapWriter(LoopWriter):
         inner = points(self.plan.inner)
         extent = self.v.extent if self.v is not None and self.plan.vector_in_rows else 1
         work = extent * inner
-        if self.plan.vector_in_rows and outer < 64 and work > TASK_POINTS and extent > self.lanes:
-            whole = self.lanes * self._strip()
+        if self.plan.walk is not None and work > TASK_POINTS:
+            piece = TASK_POINTS // extent
+            pieces = -(-inner // piece)
+            return outer * pieces, lambda body: self._walk(body, pieces, piece)
+        whole = self.lanes * self._strip()
+        if self.plan.vector_in_rows and outer < 64 and work > TASK_POINTS and extent > whole:
             chunk = max(whole, -(-(TASK_POINTS // inner) // whole) * whole)
             chunks = -(-extent // chunk)
             return outer * chunks, lambda body: self._chunked(body, chunks, chunk, extent)
@@ -129,6 +135,17 @@ class MapWriter(LoopWriter):
         lines.append(f"const ptrdiff_t begin = ({part}) * {chunk};" if part != "0" else "const ptrdiff_t begin = 0;")
         lines.append(f"const ptrdiff_t end = begin + {chunk} < {extent} ? begin + {chunk} : {extent};")
         self._one_row(lines, "begin", "end", None if extent % self.lanes else -1)
+
+    def _walk(self, body: list[str | Block], pieces: int, piece: int) -> None:
+        """Blocks of channels, a piece of their positions in each task."""
+        assert self.plan.walk is not None
+        if self.outer:
+            self._decode(body, f"(t / {pieces})")
+        body.append(f"const ptrdiff_t begin = {f't % {pieces}' if self.outer else 't'} * {piece};")
+        end, limit = f"begin + {piece}", self.plan.walk.extent
+        body.append(f"const ptrdiff_t end = {f'{end} < {limit} ? {end} : {limit}' if limit % piece else end};")
+        self.piece = ("begin", "end")
+        self._one_row(body, "0", str(BLOCK), BLOCK)
 
     def _decode(self, lines: list[str | Block], row: str) -> None:
         """The indices of the outer dimensions from one row number."""

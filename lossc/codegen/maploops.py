@@ -10,6 +10,7 @@ from lossc.codegen.mapplan import points
 from lossc.codegen.mapvalues import Block, Scope, ValueWriter
 from lossc.codegen.names import literal
 from lossc.ir import Dim, Scalar, Store
+from lossc.ir.blob import BLOCK
 from lossc.ir.expr import Const, Expr, Load, Op, Reduce, walk
 
 #: Vectors of rows that are worked on together, so that one's latencies pass while the others go on.
@@ -20,7 +21,7 @@ SPILL_REALS = 4096
 PAGE_BYTES = 4096
 #: What each reduction starts from, and the operation that it repeats.
 NEUTRAL = {"sum": 0.0, "max": float("-inf"), "min": float("inf")}
-_COMBINE = {"sum": "add", "max": "max", "min": "min"}
+COMBINE = {"sum": "add", "max": "max", "min": "min"}
 #: The functions of simd.h that reduce a vector to one number.
 REDUCER = {"sum": "sum", "max": "reduce_max", "min": "reduce_min"}
 
@@ -53,11 +54,11 @@ class LoopWriter(ValueWriter):
             self._accumulate(each, self.total_acc[r], r, masked=True)
 
     def _strip(self) -> int:
-        """How many vectors of rows to work on together: 1 where rows have no loops of their own."""
+        """How many vectors of rows to work on together: 1 where rows have no loops of their own, else a block."""
         if self.v is None or not self.plan.inner:
             return 1
         size = points(self.plan.inner) * self.lanes
-        strip = STRIP
+        strip = max(STRIP, BLOCK // self.lanes) if self.plan.of_blocks else STRIP
         while strip > 1 and (strip * self.lanes > self.v.extent or size <= SPILL_REALS < size * strip):
             strip //= 2
         return strip
@@ -170,7 +171,8 @@ class LoopWriter(ValueWriter):
         if d == self.v:
             self._vector_loop(out, d, "0", str(d.extent), d.extent, lambda lines: self._nest(lines, rest, leaf))
         else:
-            block = Block(f"for (ptrdiff_t {i} = 0; {i} < {d.extent}; {i}++)")
+            begin, end = self.piece if d == self.plan.walk else ("0", str(d.extent))
+            block = Block(f"for (ptrdiff_t {i} = {begin}; {i} < {end}; {i}++)")
             self._nest(block.body, rest, leaf)
             out.append(block)
 
@@ -220,17 +222,17 @@ class LoopWriter(ValueWriter):
         v = self.style.v
         if not self._form_vector(r.arg):
             value = self.value(r.arg)
-            text = f"{acc} + {value}" if r.kind == "sum" else self.style.scalar(_COMBINE[r.kind], [acc, value])
+            text = f"{acc} + {value}" if r.kind == "sum" else self.style.scalar(COMBINE[r.kind], [acc, value])
             lines.append(f"{acc} = {text};")
             return
         if self.tail and masked:
             neutral = self.vector(Const(Scalar(NEUTRAL[r.kind])))
             value = f"{v}_select({v}_tail({self.tail}), {self.vector(r.arg)}, {neutral})"
-            lines.append(f"{acc} = {v}_{_COMBINE[r.kind]}({acc}, {value});")
+            lines.append(f"{acc} = {v}_{COMBINE[r.kind]}({acc}, {value});")
             return
         a = r.arg
         if r.kind == "sum" and isinstance(a, Op) and a.name == "mul" and a not in self.spilled:
             x, y = (self.vector(c) for c in a.args)
             lines.append(f"{acc} = {v}_fma({x}, {y}, {acc});")
         else:
-            lines.append(f"{acc} = {v}_{_COMBINE[r.kind]}({acc}, {self.vector(a)});")
+            lines.append(f"{acc} = {v}_{COMBINE[r.kind]}({acc}, {self.vector(a)});")

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from lossc.ir import Access, Dim, Graph, Map, Store
-from lossc.ir.expr import Expr, Gather, Iota, Load, Reduce, accesses, map_accesses, rewrite, walk
+from lossc.ir.blob import BLOCK
+from lossc.ir.expr import Const, Expr, Gather, Iota, Load, Op, Reduce, accesses, map_accesses, rewrite, walk
 from lossc.ir.sweep import classify
 
 
@@ -16,6 +17,8 @@ class Plan:
 
     ``rows``: dimensions shared out among threads; ``inner``: those that reductions within a row run over; ``vector``:
     the dimension whose points go into one vector, in either group; None where there is no dimension at all.
+    ``walk``: where the vector is a block of channels, the positions of a map without such reductions: they are
+    ``inner``, so that what varies along the channels alone is there for all of them, and shared out in pieces.
     ``totals``: reductions to one number for the whole map, finished after all rows. ``streamed``: blobs that are
     written past the caches.
     """
@@ -26,10 +29,16 @@ class Plan:
     vector: Dim | None
     totals: tuple[Reduce, ...]
     streamed: frozenset[str] = field(default=frozenset())
+    walk: Dim | None = None
 
     @property
     def vector_in_rows(self) -> bool:
         return self.vector is None or self.vector in self.rows
+
+    @property
+    def of_blocks(self) -> bool:
+        """Whether each row is a block of channels, side by side in vectors."""
+        return self.vector in self.rows and self.vector.extent == BLOCK
 
 
 #: From this size on, in bytes, what a map writes would leave the caches before anyone reads it.
@@ -46,10 +55,14 @@ def plan_map(graph: Graph, kernel: Map, lanes: int, width: int) -> Plan:
     totals, inner = classify(stores)
     dims, stores = _merge(dims, stores, inner)
     totals, inner = classify(stores)
-    rows = tuple(d for d in dims if d not in inner)
     vector = _vector(dims, stores)
+    walk = None
+    if not inner and len(dims) > 1 and vector == dims[-1] and vector.extent == BLOCK:
+        walk = dims[-2]
+        inner = frozenset({walk})
+    rows = tuple(d for d in dims if d not in inner)
     streamed = _streamed(graph, stores, vector, lanes, width)
-    return Plan(tuple(stores), rows, tuple(d for d in dims if d in inner), vector, totals, streamed)
+    return Plan(tuple(stores), rows, tuple(d for d in dims if d in inner), vector, totals, streamed, walk)
 
 
 def _streamed(graph: Graph, stores: list[Store], vector: Dim | None, lanes: int, width: int) -> frozenset[str]:
@@ -145,6 +158,23 @@ def _vector(dims: list[Dim], stores: list[Store]) -> Dim | None:
         if score >= best:
             best, chosen = score, d
     return chosen
+
+
+def centred(e: Expr) -> tuple[Expr, Reduce] | None:
+    """(x, its sum) of a sum of squared differences between x and its mean."""
+    if not (isinstance(e, Reduce) and e.kind == "sum" and isinstance(e.arg, Op) and e.arg.name == "mul"):
+        return None
+    apart, same = e.arg.args
+    if apart != same or not (isinstance(apart, Op) and apart.name == "sub"):
+        return None
+    x, mean = apart.args
+    if not (isinstance(mean, Op) and mean.name == "div" and mean.args[0] == Reduce("sum", x, e.dims)):
+        return None
+    total, count = mean.args
+    if not (isinstance(count, Const) and count.scalar.value("f64") == points(e.dims)):
+        return None
+    assert isinstance(total, Reduce)
+    return x, total
 
 
 def points(dims: tuple[Dim, ...]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lossc.codegen.cexpr import Style
-from lossc.codegen.mapplan import Plan
+from lossc.codegen.mapplan import Plan, centred
 from lossc.codegen.names import Names, comment, literal
 from lossc.errors import InternalError
 from lossc.ir import Access, Dim, Scalar, Store
@@ -76,6 +76,7 @@ class ValueWriter:
         self.index = {d: self.names.fresh(d.name if len(d.name) == 1 else d.name[0]) for d in (*plan.rows, *plan.inner)}
         self.v = plan.vector
         self.outer = tuple(d for d in plan.rows if d != self.v)
+        self.piece = ("0", str(plan.walk.extent if plan.walk else 0))
         self.top = Scope([])
         self.row = self.top
         self.block: Scope = self.top
@@ -95,6 +96,8 @@ class ValueWriter:
                 below = [self._stages[c] for c in e.children()]
                 inner_reduce = isinstance(e, Reduce) and e not in plan.totals
                 self._stages[e] = max(below, default=0) + (1 if inner_reduce else 0)
+                if plan.of_blocks and (pair := centred(e)):  # both sums are made in one loop
+                    self._stages[e] = self._stages[pair[1]]
                 self._depends[e] = e in plan.totals or any(self._depends[c] for c in e.children())
                 self._of_row[e] = inner_reduce or any(self._of_row[c] for c in e.children())
                 self._check_reduce(e)

@@ -17,6 +17,7 @@ from lossc.passes.lower import InferShapes, LowerForward, ResolveInPlace
 from lossc.passes.narrow import NarrowMasks
 from lossc.passes.prune import PruneGradients, PruneZeroLoss
 from lossc.passes.schedule import PlanMemory, Schedule
+from lossc.passes.sweeps import JoinSweeps, Rematerialise
 
 LOWER: tuple[Pass, ...] = (
     ResolveInPlace(),
@@ -36,6 +37,8 @@ OPTIMISE: tuple[Pass, ...] = (
     FuseMaps(),
     FuseEpilogues(),
     ElideCopies(),
+    Rematerialise(),
+    JoinSweeps(),
     NarrowMasks(),
     BlockChannels(),
 )

@@ -187,6 +187,39 @@ def joined(*, from_input: bool = False) -> Graph:
     return g
 
 
+def normalised(*, observed: bool = False, from_input: bool = False, changed: bool = False) -> Graph:
+    """Rows less their means, what is made of them, and a gradient that needs them once more."""
+    g = graph_of(x=(4, 6), h=(4, 6), mean=(4,), t=(4, 6), y=(2, 2, 6), x_diff=(4, 6))
+    at(g, "forward", "body").map((g.whole("h")["nc"], tanh(g.whole("x")["nc"])))
+    h = expr(g.whole("x" if from_input else "h")["nc"])
+    mean = total(h, "c") / Scalar(6, "m")
+    at(g, "forward", "norm").map((g.whole("mean")["n"], mean), (g.whole("t")["nc"], h - mean))
+    if changed:
+        at(g, "forward", "body").map((g.whole("h")["nc"], expr(g.whole("x")["nc"]) * 4.0))
+    split = expr(g.whole("t").reshape(2, 2, 6)["abc"])
+    at(g, "forward", "relu").map((g.whole("y")["abc"], op("max", split, 0.0)))
+    at(g, "backward", "norm").map((g.whole("x_diff")["nc"], expr(g.whole("t")["nc"]) * 2.0))
+    g.observe("y", "x_diff", *(["t"] if observed else []))
+    return g
+
+
+def gradients_of_rows(*, changed: bool = False, other_rows: bool = False) -> Graph:
+    """A factor's gradient for each row, then what goes on to the rows themselves."""
+    g = graph_of(x=(4, 6), y_diff=(4, 6), x_diff=(4, 6))
+    g.add_blob(Blob("s", (4,), "param"))
+    g.add_blob(Blob("s_diff", (4,), "param_diff"))
+    x, dy = expr(g.whole("x")["nc"]), expr(g.whole("y_diff")["nc"])
+    at(g, "backward", "head").map((g.whole("y_diff")["nc"], tanh(x)))
+    at(g, "backward", "scale").add(g.whole("s_diff")["n"], total(dy * x, "c"), note="factors")
+    if changed:
+        at(g, "backward", "head").map((g.whole("y_diff")["nc"], dy * 2.0))
+    along = "n" if other_rows else "c"
+    moved = dy * g.whole("s")["n"] - total(dy * g.whole("s")["n"] * x, along) * x
+    at(g, "backward", "norm").map((g.whole("x_diff")["nc"], moved))
+    g.observe("x_diff", "s_diff")
+    return g
+
+
 def masked(*, observed: bool = False) -> Graph:
     """A pooling whose mask only its backward reads."""
     g = graph_of(x=(1, 2, 4, 4), y=(1, 2, 2, 2), mask=(1, 2, 2, 2), y_diff=(1, 2, 2, 2), x_diff=(1, 2, 4, 4))
@@ -254,6 +287,8 @@ MAKE: dict[str, Callable[[], Graph]] = {
     "fuse-maps": chain,
     "fuse-epilogues": product,
     "elide-copies": joined,
+    "rematerialise": normalised,
+    "join-sweeps": gradients_of_rows,
     "narrow-masks": masked,
     "block-channels": images,
     "schedule": shuffled,
@@ -265,6 +300,11 @@ ALONE: dict[str, tuple[str, Callable[[], Graph]]] = {
     "a scaled copy that users may look at": ("sink-alpha", lambda: scaled(observed=True)),
     "a scaled copy that a map reads too": ("sink-alpha", lambda: scaled(other_reader=True)),
     "a loss whose input changes before its gradient": ("join-loss", lambda: loss(changed=True)),
+    "normalised rows that users may look at": ("rematerialise", lambda: normalised(observed=True)),
+    "normalised rows of an input, which users may change": ("rematerialise", lambda: normalised(from_input=True)),
+    "normalised rows of what changes": ("rematerialise", lambda: normalised(changed=True)),
+    "a sweep whose operand changes after the other": ("join-sweeps", lambda: gradients_of_rows(changed=True)),
+    "sums along rows and along columns": ("join-sweeps", lambda: gradients_of_rows(other_rows=True)),
     "a mask that users may look at": ("narrow-masks", lambda: masked(observed=True)),
     "a schedule that is one already": ("schedule", lives),
 }
