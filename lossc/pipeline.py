@@ -59,7 +59,8 @@ class Request:
     measurements prefer, by contractions' keys (``build.tuning.choices``); the cost model chooses for all others.
     ``freeze``: parameters stay the same from pass to pass, what kernels make of them is made once and kept; the C
     function ``params_changed`` tells of a change. ``bf16``, for inference: the forward pass multiplies numbers
-    rounded to bfloat16, in float32 sums; "native" then has the machine's instructions for them.
+    rounded to bfloat16, in float32 sums; "native" then has the machine's instructions for them. ``blocks``: images
+    between convolutions may have their channels in blocks (pass block-channels); without, all are in planes.
     """
 
     source: NetSource
@@ -80,6 +81,7 @@ class Request:
     tuning: Mapping[str, str] | None = None
     freeze: bool = False
     bf16: bool = False
+    blocks: bool = True
 
     def __post_init__(self) -> None:
         if self.bf16 and (self.phase == "TRAIN" or self.solver is not None):
@@ -114,7 +116,7 @@ class Request:
             (self.source.file, self.source.lines),
             _checksums(self.source.tables),
             (self.keep, self.prefix, self.threads, self.brought, self.check_labels, self.check_finite),
-            (self.timed, self.winograd, self.freeze, self.bf16),
+            (self.timed, self.winograd, self.freeze, self.bf16, self.blocks),
             sorted((name, [tuple(s) for s in shapes]) for name, shapes in self.data_shapes.items()),
             self.solver.SerializeToString(deterministic=True) if self.solver is not None else None,
             sorted(self.loss_weights.items(), key=lambda item: item[0]),
@@ -195,6 +197,7 @@ def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, t
     graph.options["winograd"] = request.winograd
     graph.options["freeze"] = request.freeze
     graph.options["bf16"] = request.bf16
+    graph.options["blocks"] = request.blocks and not request.bf16
     manager = PassManager(passes)
     try:
         manager.run(graph, until)

@@ -100,6 +100,7 @@ def _measured(args: argparse.Namespace, iterations: int) -> Report:
         solver.random_seed if solver is not None and solver.random_seed >= 0 else 1,
         data=args.data, solver=solver, loss_weights=request.loss_weights, layers=request.layers,
         check_labels=args.check_labels, check_finite=args.check_finite, winograd=args.winograd,
+        blocks=args.blocks,
     )  # fmt: skip
     given = [*(solver.weights if solver is not None else ()), args.weights]
     for path in filter(None, (each.strip() for paths in given for each in paths.split(","))):

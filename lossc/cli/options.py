@@ -87,6 +87,8 @@ def add_build(parser: argparse.ArgumentParser, *, bf16: bool = False) -> None:
     help = "plain sums alone, in every convolution; today the same as --no-winograd"
     sums = parser.add_mutually_exclusive_group()
     add(sums, "exact", dest="winograd", action="store_const", const=0, help=help)
+    help = "every image in planes, also between convolutions, where channels are in blocks otherwise"
+    add(parser, "no-blocks", dest="blocks", action="store_false", help=help)
     if bf16:
         help = "round what products and convolutions of phase TEST multiply to bfloat16; sums stay float32"
         add(sums, "bf16", action="store_true", help=help)

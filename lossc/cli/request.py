@@ -44,6 +44,6 @@ def net_request(args: argparse.Namespace) -> tuple[Request, SolverSource | None]
         source, keep, args.target, args.dtype, param, Feed(source, args.data).shapes, getattr(args, "name", ""),
         args.threads or 0, loss_weights(args), own_layers(args.layer), check_labels=args.check_labels,
         check_finite=args.check_finite, winograd=args.winograd, tuning=tuning,
-        freeze=getattr(args, "freeze", False), bf16=bf16,
+        freeze=getattr(args, "freeze", False), bf16=bf16, blocks=args.blocks,
     )  # fmt: skip
     return request, solver

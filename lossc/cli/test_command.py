@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         file, args.phase, threads=args.threads, target=args.target, dtype=args.dtype, level=args.level,
         stages=stages(args), data=args.data, loss_weights=loss_weights(args),
         layers=args.layer, check_labels=args.check_labels, check_finite=args.check_finite, winograd=args.winograd,
-        tuned=args.tuned, freeze=True, bf16=args.bf16,
+        tuned=args.tuned, freeze=True, bf16=args.bf16, blocks=args.blocks,
     )  # fmt: skip
     if net.inputs:
         fix = "test a net whose Data layers read some; Input layers are for programs that fill them"

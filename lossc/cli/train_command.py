@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     solver = Solver(
         source, threads=args.threads, target=args.target, dtype=args.dtype, data=args.data, log=log,
         loss_weights=loss_weights(args), layers=args.layer, check_labels=args.check_labels,
-        check_finite=args.check_finite, winograd=args.winograd, tuned=args.tuned,
+        check_finite=args.check_finite, winograd=args.winograd, tuned=args.tuned, blocks=args.blocks,
     )  # fmt: skip
     log("lossc", _summary(solver))
     for path in filter(None, (args.weights or "").split(",")):

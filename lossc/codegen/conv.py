@@ -32,7 +32,6 @@ from lossc.errors import InternalError
 GATHER_WASTE = 1.4  # how many more positions dx may have than dy before scattering is the faster way
 GATHER_CHANNELS = 8  # of dx in a group, for which columns of dy are worth copying
 WINOGRAD_CHANNELS = 16  # of either side in a group, from which transforms can pay
-IN_BLOCKS = frozenset({"direct"})  # of direct, winograd, weights: who computes with channels in blocks
 WINOGRAD_GAIN = 1.05  # by how much the estimate must be better, for more scratch
 
 
@@ -135,7 +134,7 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
         if choice.name == other.name:
             code = direct_code(spec, turned, isa, types, prefer)
         code = replace(code, choice=choice)
-    among = filterings(turned, winograd) if not blocked or "winograd" in IN_BLOCKS else ()
+    among = filterings(turned, winograd)
     if among and dtype == "f32" and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
         weights = spec.direction == "bwd_weights"
         _, other = (winograd_weights_plan if weights else winograd_plan)(turned, isa, types, among, prefer)
@@ -149,11 +148,10 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
 
 def _refuse_blocks(spec: ConvSpec, shape: Window) -> None:
     """Raises InternalError where no algorithm computes what a spec with channels in blocks asks for."""
-    algorithm = "weights" if spec.direction == "bwd_weights" else "direct"
     strided = spec.direction == "bwd_data" and max(shape.stride) > 1 and not spread_of(shape)
     sides = ((spec.ci, spec.x_block), (spec.co, spec.y_block))
     uneven = any(block and channels // spec.groups % block for channels, block in sides)
-    if algorithm not in IN_BLOCKS or uneven or spec.bf16 or strided or len(shape.kernel) > 2:
+    if uneven or spec.bf16 or strided or len(shape.kernel) > 2:
         raise InternalError(f"convolution {spec.name}: nothing computes it with its channels in blocks")
 
 

@@ -73,7 +73,8 @@ class Net:
     ``tuned``: True uses what ``lossc tune`` has measured for this processor, a path what that wrote to a file; without
     it nothing of that is read. ``freeze``: passes keep what they make of the parameters, such as packed and transformed
     weights, which is faster for small batches and takes memory. Whoever reads ``params[...][k].data`` may change what
-    it holds until the next pass; later changes through the same array go unnoticed until it is read again.
+    it holds until the next pass; later changes through the same array go unnoticed until it is read again. ``blocks``:
+    False leaves every image in planes, also between convolutions.
 
     Raises LosscError's kinds: PrototxtError, GraphError, DataError, WeightsError, UsageError, CompilerError; passes
     raise DataError for labels, NumericError for numbers that are not finite.
@@ -101,6 +102,7 @@ class Net:
         tuned: bool | str | PathLike[str] = False,
         freeze: bool = False,
         bf16: bool = False,
+        blocks: bool = True,
     ) -> None:
         if not isinstance(file, NetSource):
             level = whole_number("level", level, -(2**31), 2**31 - 1)
@@ -124,7 +126,7 @@ class Net:
             file, kept, target, dtype, solver, self._feed.shapes, loss_weights=dict(loss_weights or {}),
             layers=own_layers(layers), check_labels=check_labels, check_finite=check_finite,
             winograd=winograd, tuning=choices(tuned, parse_target(target, dtype=dtype, bf16=bool(bf16))),
-            freeze=bool(freeze), bf16=bool(bf16),
+            freeze=bool(freeze), bf16=bool(bf16), blocks=bool(blocks),
         )
         self.native = Native(build(self.request), threads or 0, seed)
         manifest = self.native.manifest

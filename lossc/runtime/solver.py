@@ -55,6 +55,7 @@ class Solver:
         check_finite: bool = False,
         winograd: int = 2,
         tuned: bool | str | PathLike[str] = False,
+        blocks: bool = True,
     ) -> None:
         self.source = _read(source)
         param = self.param = self.source.param
@@ -68,7 +69,7 @@ class Solver:
             self.net = Net(
                 train, train.phase, None, keep, threads, target, dtype, seed, data=data, solver=param,
                 loss_weights=loss_weights, layers=layers, check_labels=check_labels, check_finite=check_finite,
-                winograd=winograd, tuned=tuned,
+                winograd=winograd, tuned=tuned, blocks=blocks,
             )  # fmt: skip
         tests = self.source.test_nets()
         if not isinstance(test_data, (Sequence, NoneType)) or isinstance(test_data, str):
@@ -80,7 +81,7 @@ class Solver:
             Net(
                 each, each.phase, None, "all" if param.debug_info else (), threads, target, dtype, seed, data=feed,
                 loss_weights=_known_weights(each, loss_weights or {}), layers=layers, check_labels=check_labels,
-                check_finite=check_finite, winograd=winograd, tuned=tuned,
+                check_finite=check_finite, winograd=winograd, tuned=tuned, blocks=blocks,
             )  # fmt: skip
             for each, feed in zip(tests, feeds, strict=True)
         ]
