@@ -5,6 +5,7 @@
  * CPU has instructions for it (AVX512_BF16) numbers below FLT_MIN count as 0, elsewhere they need not.
  *
  *   vf32_pack2(lo, hi)    the pairs of two vectors' lanes
+ *   vf32_pack_next(a, b)  the pairs of neighbouring lanes of a with b behind it
  *   vf32_dot2(a, b, c)    c + a.lo * b.lo + a.hi * b.hi; the products are exact, how sums are rounded is the CPU's
  */
 #ifndef LOSSC_BF16_H
@@ -25,6 +26,7 @@ static inline vf32 vf32_pack2(vf32 lo, vf32 hi)
     const vi32 high = vi32_and(vf32_to_bf16(hi), vi32_set1(-0x10000));
     return vf32_from_bits(vi32_or(high, vi32_shr(vf32_to_bf16(lo), 16)));
 }
+static inline vf32 vf32_pack_next(vf32 a, vf32 b) { return vf32_pack2(vf32_even(a, b), vf32_odd(a, b)); }
 static inline vf32 vf32_dot2(vf32 a, vf32 b, vf32 c)
 {
     return vf32_fma(vf32_high(a), vf32_high(b), vf32_fma(vf32_low(a), vf32_low(b), c));

@@ -22,7 +22,7 @@
  *   vX_zip_low(a, b), vX_zip_high(a, b)   the first, and the second, vector of a0 b0 a1 b1 a2 b2 ...
  *   vB_load(p), vB_store, _store_n, _add, _eq, _select   B stands for b32 or b64: bytes in memory, one for each lane
  *                                         of vf32 or vf64; vB_eq gives a mask of these; no sum may exceed 255
- *   vf32_pack2(lo, hi), vf32_dot2(a, b, c)  pairs of bfloat16: see bf16.h
+ *   vf32_pack2(lo, hi), vf32_pack_next(a, b), vf32_dot2(a, b, c)  pairs of bfloat16: see bf16.h
  */
 #ifndef LOSSC_SIMD_H
 #define LOSSC_SIMD_H

@@ -88,6 +88,10 @@ static inline vf32 vf32_pack2(vf32 lo, vf32 hi)
         0x180008, 0x190009, 0x1a000a, 0x1b000b, 0x1c000c, 0x1d000d, 0x1e000e, 0x1f000f);
     return _mm512_castsi512_ps(_mm512_permutexvar_epi16(lanes, halves));
 }
+static inline vf32 vf32_pack_next(vf32 a, vf32 b)
+{
+    return _mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(b, a));
+}
 static inline vf32 vf32_dot2(vf32 a, vf32 b, vf32 c)
 {
     return _mm512_dpbf16_ps(c, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));

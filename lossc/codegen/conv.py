@@ -123,10 +123,10 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
     elif blocked or spread:
         code = direct_code(spec, turned, isa, types, prefer, spread)
     elif spec.direction == "forward" or _gathers(shape):
-        code = gather_code(spec, replace(turned, bf16=spec.bf16), isa, types, prefer)
+        code = gather_code(spec, turned, isa, types, prefer)
     else:
         code = scatter_code(spec, shape, isa, types, prefer)
-    forward = spec.direction == "forward" and not spec.bf16
+    forward = spec.direction == "forward"
     if not blocked and (forward or (spec.direction == "bwd_data" and all(s == 1 for s in shape.stride))):
         _, other = direct_plan(turned, isa, types, prefer)
         assert code.choice is not None
@@ -134,6 +134,7 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
         if choice.name == other.name:
             code = direct_code(spec, turned, isa, types, prefer)
         code = replace(code, choice=choice)
+    turned = replace(turned, bf16=False)  # Winograd's transforms stay in float32
     among = filterings(turned, winograd)
     if among and dtype == "f32" and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
         weights = spec.direction == "bwd_weights"
@@ -151,7 +152,7 @@ def _refuse_blocks(spec: ConvSpec, shape: Window) -> None:
     strided = spec.direction == "bwd_data" and max(shape.stride) > 1 and not spread_of(shape)
     sides = ((spec.ci, spec.x_block), (spec.co, spec.y_block))
     uneven = any(block and channels // spec.groups % block for channels, block in sides)
-    if uneven or spec.bf16 or strided or len(shape.kernel) > 2:
+    if uneven or strided or len(shape.kernel) > 2:
         raise InternalError(f"convolution {spec.name}: nothing computes it with its channels in blocks")
 
 

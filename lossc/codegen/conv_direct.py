@@ -5,6 +5,9 @@ register tile is a number of positions times a panel, and its sums stay in regis
 read in place where no position touches the padding, else from a strip: the lines that a task needs, once, with margins
 of zeros. Finished tiles are turned on their way out, so that vectors run along positions there, unless the output's
 channels lie in blocks.
+
+Where operands are rounded to bfloat16, an element of the panels and of the strip, which is always there, is a pair: of
+two channels at one tap.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ def direct_code(
     source = source_of(shape, plan, types)
     lanes, nr, taps = types.lanes, plan.nv * types.lanes, shape.taps
     height, width = shape.out_shape[-2:]
-    depth, plane = shape.ic * taps, height * width
+    depth, plane = shape.steps * taps, height * width
     vectors = ceil(shape.oc / lanes)
     panels, rest = divmod(vectors, plan.nv)
     tile_count = panels + (rest > 0)
@@ -81,6 +84,7 @@ def direct_code(
         "mr": plan.mr,
         "nr": nr,
         "out_row": sums_row(plan, nr, apart),
+        "multiply": "dot2" if shape.bf16 else "fma",
         "ahead": [],
         "offsets": [r * source.row + c * source.column for r in range(plan.tile_rows)
                     for c in range(plan.tile_columns)],
@@ -96,7 +100,10 @@ def direct_code(
     micros = [{"name": f"{spec.name}_tile", "nv": plan.nv}] if panels else []
     micros += [{"name": f"{spec.name}_rest" if panels else f"{spec.name}_tile", "nv": rest}] if rest else []
     inside = channels_inside(shape)
-    channel = "ci" if taps > 1 and shape.ic > 1 else "0"
+    channel = "ci" if taps > 1 and shape.steps > 1 else "0"
+    each, odd, element = (2, shape.ic % 2 == 1, "pair") if shape.bf16 else (1, False, "ci")
+    both = [f"2 * {'p' if taps == 1 else channel} + 1 < {shape.ic}"] if odd else []
+    both += ["r < rows"] if shape.oc % lanes else []
 
     step, row_step = (apart.stride[1], apart.width) if apart else (1, plan.row_columns)  # of neighbouring sums
     block = block_view(shape, plan, types, at, fresh, view_f, spread)
@@ -104,7 +111,7 @@ def direct_code(
     positions = plan.mr if block else plan.rows * row_step
     sums_size = types.aligned(positions * nr) if block else types.aligned((positions + lanes) * nr + COLUMNS)
     sums_size = 0 if block and block["straight"] else sums_size
-    local = sums_size + (types.aligned(shape.ic * source.channel) if plan.strip else 0)
+    local = sums_size + (types.aligned(shape.steps * source.channel) if plan.strip else 0)
     packed = types.aligned(shape.groups * vectors * lanes * depth)
     shared = 0 if shape.frozen else packed
     params = parameters(spec, types, (shape.source, "packed" if shape.frozen else spec.w), shape.target)
@@ -118,15 +125,20 @@ def direct_code(
         "w": spec.w,
         "w_row": shape.w_row,
         "w_from": shape.weights_at(spec.w, "group" if shape.groups > 1 else "0", channel),
-        "w_step": shape.w_channel if taps == 1 else 1,
+        "w_step": each * shape.w_channel if taps == 1 else 1,
+        "w_channel": shape.w_channel,
+        "w_both": " && ".join(both),
         "packing": packing(shape, types),
-        "pack_channels": 1 if taps == 1 else shape.ic,
-        "pack_terms": shape.ic if taps == 1 else taps,
-        "pack_decode": ", ".join(_pack_decode(shape, vectors, 1 if taps == 1 else shape.ic)),
+        "pack_channels": 1 if taps == 1 else shape.steps,
+        "pack_terms": shape.steps if taps == 1 else taps,
+        "pack_decode": ", ".join(_pack_decode(shape, vectors, 1 if taps == 1 else shape.steps)),
         "pack_here": not shape.frozen,
         "flip": shape.flipped and taps > 1,
         "groups": shape.groups,
-        "ic": shape.ic,
+        "ic": shape.steps,
+        "pairs": shape.bf16,
+        "channel": shape.source_strides[1],
+        "both": f"2 * ci + 1 < {shape.ic}" if odd else "",
         "oc": shape.oc,
         "kz": prod(shape.kernel[:-2]),
         "nv": plan.nv,
@@ -135,7 +147,7 @@ def direct_code(
         "vectors": vectors,
         "group_size": vectors * lanes * depth,
         "panel_size": nr * depth,
-        "order": "taps][ci" if inside else "ci][taps by columns",
+        "order": f"taps][{element}" if inside else f"{element}][taps by columns",
         "term": _term(shape, channel, inside),
         "row_tail": shape.oc % lanes != 0,
         "tile0": tile0,
@@ -149,14 +161,15 @@ def direct_code(
         "strip_line": source.width * source.unit,
         "across": across.source,
         "down": down.source,
-        "line": shape.in_shape[-1] * source.unit,
+        "line": shape.in_shape[-1] * max(shape.source_block, 1),
+        "x_channels": shape.source_block,
         "first_y": affine([(h0, shape.stride[-2])], -shape.pad[-2]),
         "first_x": affine([(w0, shape.stride[-1])], -shape.pad[-1]),
         "ih": shape.in_shape[-2],
         "iw": shape.in_shape[-1],
         "outer": axes,
         "inside": "".join(f"z{a} >= 0 && z{a} < {shape.in_shape[a]} && " for a in range(len(axes))),
-        "image": affine([*image_terms, ("ci", shape.source_strides[1]), *planes], head=shape.source),
+        "image": affine([*image_terms, ("ci", each * shape.source_strides[1]), *planes], head=shape.source),
         "x_block": x_block,
         "packed": affine([(group, vectors * lanes * depth), ("tile", nr * depth)], head="packed"),
         "rows": plan.rows,
@@ -228,7 +241,7 @@ def _term(shape: Window, channel: str, inside: bool) -> str:
     if shape.taps == 1:
         return "p"
     if inside:
-        return affine([("p", shape.ic), (channel, 1)])
+        return affine([("p", shape.steps), (channel, 1)])
     height, width = shape.kernel[-2:]
     outer = prod(shape.kernel[:-2]) > 1
     plane = f"p / {height * width}" if outer else "0"

@@ -26,8 +26,10 @@ FEW_TASKS = 16  # below which output channels are worth sharing out
 BALANCE = 4  # tasks come in multiples of this where they are few, for that many threads
 INNER_CHANNELS = 8  # from which the loop over channels is the innermost one, else the one over a column of taps
 FAR_CYCLES = 0.3  # for a vector of a panel that does not stay in the L1 cache
-PACK_CYCLES = {"vector": 0.2, "columns": 0.4, "scalar": 1.2}  # of one weight
+PAIR_CYCLES = 0.68  # of the broadcast of a pair, which compilers do not make an operand of its product
+PACK_CYCLES = {"vector": 0.2, "columns": 0.4, "scalar": 1.2, "pairs": 2.4}  # of one term of an output channel
 STORE_CYCLES = 6.0  # of one vector of results
+PAIR_STORE_CYCLES = 4.2  # the same beside products of pairs, which leave more time for it
 BLOCK_CYCLES = 2.0  # of one that need not be turned
 FAR_SUMS = 1.5  # times that, where a block's sums do not stay in the L1 cache
 COLUMNS = 4  # output channels that are turned at a time
@@ -104,7 +106,7 @@ class Axis:
 class Source:
     """Where a block's elements of x lie, in place or in a strip: distances in elements."""
 
-    unit: int  # of neighbouring positions: the channels that lie at one
+    unit: int  # of neighbouring positions: the channels, or pairs of them, that lie at one
     lines: int  # of the strip, for each channel and outer tap
     width: int  # of a line, in positions
     channel: int  # of blocks of channels, divided by the channels in one
@@ -117,7 +119,7 @@ class Source:
 
 def source_of(shape: Window, plan: Plan, types: Types) -> Source:
     down, across = (Axis.of(shape, axis, plan.strip) for axis in (-2, -1))
-    unit = max(shape.source_block, 1)
+    unit = max(shape.source_block // (2 if shape.bf16 else 1), 1)
     dilation_h, dilation_w = (dilation * unit for dilation in shape.dilation[-2:])
     if not plan.strip:
         width = shape.in_shape[-1]
@@ -127,7 +129,7 @@ def source_of(shape: Window, plan: Plan, types: Types) -> Source:
     else:
         lines = down.count(shape, -2, plan.rows)
         width = across.count(shape, -1, plan.row_columns)
-        width = width if shape.source_block else round_up(width, types.lanes)
+        width = round_up(width, max(1, types.lanes // unit))
         channel, outer = prod(shape.kernel[:-2]) * lines * width, (lines * width,)
         if not shape.source_block and crowded(16, channel, types.size):
             channel += types.aligned(1)
@@ -141,36 +143,38 @@ def levels_of(shape: Window, source: Source, strip: bool) -> list[tuple[int, int
     outer = [prod(shape.kernel[:-2])] if strip else list(shape.kernel[:-2])
     taps = list(zip(outer, source.outer, strict=True))
     rows, columns = (shape.kernel[-2], source.tap_row), (shape.kernel[-1], source.tap_column)
-    channels = (shape.ic, source.channel)
-    if block := shape.source_block:
-        levels = [*taps, rows, columns, (shape.ic // block, source.channel * block), (block, 1)]
+    channels = (shape.steps, source.channel)
+    if shape.source_block:
+        levels = [*taps, rows, columns, (shape.steps // source.unit, source.channel * source.unit), (source.unit, 1)]
     else:
         levels = [*taps, rows, columns, channels] if channels_inside(shape) else [channels, *taps, columns, rows]
     return [level for level in levels if level[0] > 1] or [channels]
 
 
 def channels_inside(shape: Window) -> bool:
-    return shape.ic >= INNER_CHANNELS or shape.ic >= shape.kernel[-2]
+    return shape.steps >= INNER_CHANNELS or shape.steps >= shape.kernel[-2]
 
 
-def _step(types: Types, plan: Plan, nv: int, depth: int) -> float:
+def _step(shape: Window, types: Types, plan: Plan, nv: int) -> float:
     """Cycles of one term of a tile's sums: two FMAs and two loads a cycle, and what panels take from the L2 cache."""
-    far = depth * nv * types.lanes * types.size > PANEL_BYTES
-    return max(plan.mr * nv / 2, (plan.mr + nv) / 2, 4.0) + (FAR_CYCLES * nv if far else 0.0)
+    far = shape.steps * shape.taps * nv * types.lanes * types.size > PANEL_BYTES
+    load = PAIR_CYCLES * plan.mr if shape.bf16 else (plan.mr + nv) / 2
+    return max(plan.mr * nv / 2, load, 4.0) + (FAR_CYCLES * nv if far else 0.0)
 
 
 def _cost(shape: Window, types: Types, plan: Plan, spread: Spread | None) -> float:
     """Cycles of the whole convolution, for one thread."""
     vectors = ceil(shape.oc / types.lanes)
     source = source_of(shape, plan, types)
-    depth = shape.ic * shape.taps
-    inner = shape.ic if channels_inside(shape) else shape.kernel[-2]
+    depth = shape.steps * shape.taps
+    inner = shape.steps if channels_inside(shape) else shape.kernel[-2]
     panels, rest = divmod(vectors, plan.nv)
     tiles_of_part = ceil((panels + (rest > 0)) / plan.parts)
     whole = min(panels, tiles_of_part)
 
     def tile(nv: int) -> float:
-        return depth * _step(types, plan, nv, depth) + 3 * depth / inner + 4 * plan.mr * nv + 20
+        beside = 3 * depth / inner + 4 * plan.mr * nv + 20
+        return depth * _step(shape, types, plan, nv) + beside * shape.beside
 
     positions = ceil(plan.rows / plan.tile_rows) * ceil(plan.row_columns / plan.tile_columns)
     compute = positions * (whole * tile(plan.nv) + (tile(rest) if tiles_of_part > whole else 0))
@@ -179,13 +183,13 @@ def _cost(shape: Window, types: Types, plan: Plan, spread: Spread | None) -> flo
     if plan.strip:
         across = Axis.of(shape, -1, True)
         each = 10 + 3 * source.width / types.lanes * (1 if across.source == 1 else types.lanes / 3)
-        copy = shape.ic * prod(shape.kernel[:-2]) * source.lines * each
+        copy = shape.steps * prod(shape.kernel[:-2]) * source.lines * each
     tasks = _blocks_of_call(shape, plan.rows, plan.row_columns) * plan.parts
     panel = depth * plan.nv * types.lanes
-    resident = (panel + plan.rows * plan.row_columns * (plan.nv * types.lanes + shape.ic)) * types.size
+    resident = (panel + plan.rows * plan.row_columns * (plan.nv * types.lanes + shape.steps)) * types.size
     penalty = 1.1 if resident > L2_BYTES else 1.0
     pack = 0.0 if shape.frozen else PACK_CYCLES[packing(shape, types)] * shape.groups * vectors * types.lanes * depth
-    return round_up(tasks, BALANCE) * (compute + copy + store) * penalty + pack
+    return round_up(tasks, BALANCE) * (compute + copy * shape.beside + store) * penalty + pack
 
 
 def _store(shape: Window, types: Types, plan: Plan, spread: Spread | None) -> float:
@@ -193,10 +197,11 @@ def _store(shape: Window, types: Types, plan: Plan, spread: Spread | None) -> fl
     positions = plan.rows * plan.row_columns
     between = spread.stride[0] * spread.stride[1] - 1 if spread else 0  # for each result
     if shape.target_block:
-        return positions * (BLOCK_CYCLES + between) / types.lanes
+        return positions * (BLOCK_CYCLES * shape.beside + between) / types.lanes
     far = positions * plan.nv * types.lanes * types.size > PANEL_BYTES
     vectors = plan.rows * ceil(spread.width / types.lanes) if spread else ceil(positions / types.lanes)
-    return vectors * STORE_CYCLES * (FAR_SUMS if far else 1.0) + positions * between / types.lanes
+    cycles = PAIR_STORE_CYCLES if shape.bf16 else STORE_CYCLES
+    return vectors * cycles * (FAR_SUMS if far else 1.0) + positions * between / types.lanes
 
 
 def _blocks_of_call(shape: Window, rows: int, columns: int) -> int:
@@ -206,7 +211,10 @@ def _blocks_of_call(shape: Window, rows: int, columns: int) -> int:
 
 
 def packing(shape: Window, types: Types) -> str:
-    """How weights are packed: a vector at a time, `COLUMNS` neighbouring terms of each output channel, or singly."""
+    """How weights are packed: a vector at a time, `COLUMNS` neighbouring terms of each output channel, or singly; or in
+    rounded pairs."""
+    if shape.bf16:
+        return "pairs"
     if shape.w_row == 1:
         return "vector"
     run = shape.ic if shape.taps == 1 else shape.taps
@@ -219,7 +227,7 @@ def direct_plan(
 ) -> tuple[Plan, Choice]:
     """The best blocks and register tile, and how they were chosen; ``spread``: where results lie, if not densely."""
     vectors = ceil(shape.oc / types.lanes)
-    strips = (False, True) if shape.inside() else (True,)
+    strips = (False, True) if shape.inside() and not shape.bf16 else (True,)
     apart = spread is not None and not shape.target_block  # sums are, in whole rows
 
     def plans() -> Iterator[Plan]:
@@ -233,5 +241,5 @@ def direct_plan(
                         for strip in strips:
                             yield Plan(rows, columns, tile_rows, tile_columns, nv, parts, strip)
 
-    form = f"conv direct {'x'.join(map(str, shape.kernel))}"
+    form = f"conv direct {'x'.join(map(str, shape.kernel))}{' bf16' if shape.bf16 else ''}"
     return choose(plans(), lambda plan: _cost(shape, types, plan, spread), lambda plan: f"{form} {plan}", prefer)

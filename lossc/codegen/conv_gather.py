@@ -90,7 +90,7 @@ def _cost(shape: Window, types: Types, block: _Block) -> float:
     row_tiles = ceil(ceil(shape.oc / block.mr) / block.parts)
     panels = block.width // (block.nv * types.lanes)
     step = tile_cycles(block.mr, block.nv)
-    compute = row_tiles * panels * (depth * step + chunks * (4 * block.mr * block.nv + 20))
+    compute = row_tiles * panels * (depth * step + chunks * (4 * block.mr * block.nv + 20) * shape.beside)
     compute *= APART if panels > 1 else 1.0
     row_vectors = ceil(block.row_columns / types.lanes)
     lone = 2 if shape.bf16 and not _strips(shape) else 1  # lines that one of col is made of
@@ -105,7 +105,7 @@ def _cost(shape: Window, types: Types, block: _Block) -> float:
     rows = row_tiles if chunks > 1 else 1
     resident = (block.chunk * shape.taps + rows * block.mr) * block.width * types.size
     penalty = 1.25 if resident > L2_BYTES else 1.0
-    return round_up(tasks * block.parts, BALANCE) * (compute + copy + store) * penalty
+    return round_up(tasks * block.parts, BALANCE) * (compute + (copy + store) * shape.beside) * penalty
 
 
 def _best_block(shape: Window, isa: Isa, types: Types, prefer: str) -> tuple[_Block, Choice]:

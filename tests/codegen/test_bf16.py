@@ -10,6 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import test_conv
+import test_conv_algorithms
+import test_conv_blocks
 import test_frozen
 import test_gemm
 from contraction_harness import WARNINGS, Library, bf16, local_names
@@ -41,10 +43,30 @@ def products(count: int, lanes: int = 16) -> list[GemmSpec]:
     return [replace(spec, bf16=True) for spec in (*found, *test_gemm.blocked_specs())]
 
 
+@test_conv_algorithms.each_algorithm
 @pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
-def test_convolutions(isa, tmp_path):
-    specs = convolutions(24)
-    library = Library({s.name: conv_code(s, isa, "f32") for s in specs}, isa, "f32", tmp_path, optimise=QUICK)
+def test_convolutions(isa, algorithm, tmp_path):
+    specs = convolutions(20)
+    codes = {s.name: test_conv_algorithms.code(algorithm, s, isa, "f32") for s in specs}
+    assert all(code.choice.name.startswith(f"conv {algorithm}") for code in codes.values())
+    assert all(" bf16 " in code.choice.name and "vf32_dot2" in code.text for code in codes.values())
+    library = Library(codes, isa, "f32", tmp_path, optimise=QUICK)
+    for seed, spec in enumerate(specs):
+        test_conv.check(library, spec, "f32", seed, threads=(1, 2, 3))
+
+
+@pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
+def test_channels_in_blocks(isa, tmp_path):
+    specs = []
+    for number, spec in enumerate(s for s in test_conv_blocks.layers() if s.direction == "forward"):
+        channels = (spec.ci // spec.groups, spec.co // spec.groups)
+        specs.append(test_conv_blocks.in_blocks(spec, *test_conv_blocks.SIDES[number % 3], channels))
+    specs += [s for s in test_conv_blocks.random_specs(f"bf16 {isa.name}", 30, "f32") if s.direction == "forward"]
+    specs = [replace(spec, bf16=True) for spec in specs]
+    codes = {s.name: conv_code(s, isa, "f32") for s in specs}
+    assert all(code.choice.name.startswith("conv direct") and "vf32_dot2" in code.text for code in codes.values())
+    assert any("vf32_pack_next" in code.text for code in codes.values())
+    library = Library(codes, isa, "f32", tmp_path, optimise=QUICK)
     for seed, spec in enumerate(specs):
         test_conv.check(library, spec, "f32", seed, threads=(1, 2, 3))
 
@@ -141,19 +163,22 @@ def test_which_contractions_are_rounded():
 
 
 def test_winograd_rounds_nothing(tmp_path):
-    """Where it is estimated faster it stays in float32; without it the gathered product rounds."""
+    """Where it is estimated faster it stays in float32; without it all candidates round."""
     spec = test_conv.conv("c", "forward", 2, 1, 128, 192, (28, 28), (3, 3), (1, 1), (1, 1), (1, 1))
-    plain, rounds = (conv_code(replace(spec, bf16=each), NATIVE, "f32", winograd=2) for each in (False, True))
+    plain, rounds = (conv_code(replace(spec, bf16=each), NATIVE, "f32", winograd=4) for each in (False, True))
     assert plain.text == rounds.text and plain.choice.name.startswith("conv winograd")
     alone = conv_code(replace(spec, bf16=True), NATIVE, "f32").choice
-    assert all(name.startswith("conv gather 3x3 bf16") for name, _ in alone.ranked)
+    algorithms = {name.split(" bf16 ")[0] for name, _ in alone.ranked}
+    assert algorithms == {"conv direct 3x3", "conv gather 3x3"}
 
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
 def test_the_c_is_tidy(isa):
     """Short lines, the same text each time, and no name that a parameter could shadow."""
-    for spec in (*convolutions(0), *products(0)):
-        text = Contraction(spec).code(isa, "f32").text
-        assert text == Contraction(spec).code(isa, "f32").text and local_names(text) <= LOCALS
+    contractions = [Contraction(spec) for spec in (*convolutions(0), *products(0))]
+    named = [(c, name) for c in contractions for name, _ in c.code(isa, "f32").choice.ranked[:2]]
+    for contraction, name in named:
+        text = contraction.code(isa, "f32", name).text
+        assert text == contraction.code(isa, "f32", name).text and local_names(text) <= LOCALS
         for line in text.splitlines():
             assert len(line) <= 120 and line == line.rstrip() and "\t" not in line, line

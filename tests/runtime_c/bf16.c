@@ -1,5 +1,6 @@
 /* Pairs of bfloat16: reads COUNT floats for each of lo, hi, lo2, hi2, c, and writes the pairs of lo and hi, their scalar
- * products with those of lo2 and hi2, added to c, then what the packing functions make of the first ones of lo. */
+ * products with those of lo2 and hi2, added to c, the pairs of neighbours in vectors of lo and hi, then what the packing
+ * functions make of the first ones of lo. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -33,6 +34,9 @@ int main(void)
         const vf32 b = vf32_pack2(vf32_load(lo2 + i), vf32_load(hi2 + i));
         vf32_store(out + i, vf32_dot2(a, b, vf32_load(c + i)));
     }
+    emit();
+    for (int i = 0; i < COUNT; i += VF32_LANES)
+        vf32_store(out + i, vf32_pack_next(vf32_load(lo + i), vf32_load(hi + i)));
     emit();
     for (int terms = 1; terms <= TERMS; terms++) {
         lossc_pack_pairs(LINES, terms, lo, STEP, out, WIDTH);
