@@ -197,7 +197,7 @@ def build_graph(request: Request, *, until: str | None = None) -> tuple[Graph, t
     graph.options["winograd"] = request.winograd
     graph.options["freeze"] = request.freeze
     graph.options["bf16"] = request.bf16
-    graph.options["blocks"] = request.blocks and not request.bf16
+    graph.options["blocks"] = request.blocks
     manager = PassManager(passes)
     try:
         manager.run(graph, until)
