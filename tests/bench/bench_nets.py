@@ -42,6 +42,7 @@ sys.path.insert(0, str(ROOT))
 NETS = (
     "lenet", "cifar10_quick", "mnist_autoencoder", "mnist_siamese", "alexnet", "googlenet", "resnet50", "vgg16",
 )  # fmt: skip
+DEPLOYED = ("lenet", "alexnet", "googlenet", "resnet50")
 _TORCH = ("eager", "eager+malloc", "channels-last", "channels-last+malloc", "compile")
 TRAINING = (*_TORCH, "jax", "caffe")
 INFERENCE = (*_TORCH, "onnxruntime", "openvino", "caffe")
@@ -232,7 +233,7 @@ def table(cases: list[dict[str, Any]], peers: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", nargs="+", default=[sys.executable])
-    parser.add_argument("--nets", default=",".join(NETS))
+    parser.add_argument("--nets", help=f"names of examples/models (all; of inference {DEPLOYED})")
     parser.add_argument("--peers", help="names from the table's heading")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
@@ -247,7 +248,7 @@ def main() -> None:
     peers = [peer for peer in known if args.peers is None or peer in args.peers.split(",")]
     pythons = interpreters(peers, args.peer_python)
     cases = []
-    for name in args.nets.split(","):
+    for name in args.nets.split(",") if args.nets else DEPLOYED if args.inference else NETS:
         for batch in BATCHES if args.inference else (None,):
             cases.append(measure_case(name, batch, pythons, args))
             print(table(cases[-1:], list(pythons)).splitlines()[2], flush=True)
