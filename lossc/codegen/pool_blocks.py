@@ -15,12 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lossc.codegen.pool_phases import Axis, Term, axis
-from lossc.codegen.pool_spec import PoolSpec
+from lossc.codegen.pool_spec import STACK_BYTES, UNROLLED, PoolSpec
 
-#: Up to here a window's positions are written out, one line each.
-_UNROLLED = 49
-#: Bytes of stack that lines may take at most.
-_STACK_BYTES = 256 * 1024
 #: Times in those of one step of *collect* (compare the position, add the gradient): *scatter*, for one output.
 _STEPS_OF_SCATTER = 3
 
@@ -75,7 +71,7 @@ class BlocksView:
 def blocks_view(spec: PoolSpec, lanes: int, real_bytes: int) -> BlocksView:
     """The view, with the form that suits the windows."""
     h, w = axis(spec, 0), axis(spec, 1)
-    small = h.kernel * w.kernel <= _UNROLLED
+    small = h.kernel * w.kernel <= UNROLLED
     columns = [Term(j, j * spec.block) for j in range(w.kernel)]
     rows = range(h.kernel)
     every = tuple(Term(i * w.kernel + t.position, i * w.size * spec.block + t.offset) for i in rows for t in columns)
@@ -110,7 +106,7 @@ def blocks_view(spec: PoolSpec, lanes: int, real_bytes: int) -> BlocksView:
 
 
 def _fits(spec: PoolSpec, slots: int, pitch: int, real_bytes: int) -> bool:
-    return (slots + 1) * pitch * (real_bytes + (spec.mask is not None)) <= _STACK_BYTES
+    return (slots + 1) * pitch * (real_bytes + (spec.mask is not None)) <= STACK_BYTES
 
 
 def _phases(spec: PoolSpec, h: Axis, w: Axis) -> tuple[RowPhase, ...]:

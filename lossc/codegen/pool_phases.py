@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lossc.codegen.pool_spec import PoolSpec
+from lossc.codegen.pool_spec import STACK_BYTES, UNROLLED, PoolSpec
 
-#: Larger windows take the algorithm *windows*: up to here the steps of *phases* are written out, one line each.
-_UNROLLED = 49
 #: Bytes of stack for a band of rows. Larger bands read memory in bursts: 16 KB took twice the time on Zen 4.
 _BAND_BYTES = 6 * 1024
-#: Bytes of stack that may be taken at most; a band is one row then.
-_STACK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -135,7 +131,7 @@ def axis(spec: PoolSpec, i: int) -> Axis:
 def _axes(spec: PoolSpec) -> tuple[Axis, Axis] | None:
     """Both axes, or None where windows are so large that the algorithm *windows* is better."""
     h, w = axis(spec, 0), axis(spec, 1)
-    return None if spec.out_shape == (1, 1) or h.kernel * w.kernel > _UNROLLED else (h, w)
+    return None if spec.out_shape == (1, 1) or h.kernel * w.kernel > UNROLLED else (h, w)
 
 
 def _band(total: int, bytes_per_row: float) -> int:
@@ -160,7 +156,7 @@ def forward_view(spec: PoolSpec, lanes: int, real_bytes: int) -> ForwardView | N
     # Whole vectors are read from any element on.
     column_phase = _ceil(rows * pitch + lanes - 1, lanes) * lanes
     row_phase = column_phases * column_phase
-    if row_phases * column_phase * (column_phases * real_bytes + line_bytes) > _STACK_BYTES:
+    if row_phases * column_phase * (column_phases * real_bytes + line_bytes) > STACK_BYTES:
         return None
     column_terms = [Term(j, j % w.stride * column_phase + j // w.stride) for j in range(w.kernel)]
 
@@ -213,7 +209,7 @@ def backward_view(spec: PoolSpec, lanes: int, real_bytes: int) -> BackwardView |
     band = _band(total, pitch * flat_bytes)
     # Whole vectors are read from any element on, and one element more where a part has none in the last group.
     flat = _ceil(w.reach + (band + h.reach) * pitch + lanes, lanes) * lanes
-    if flat * flat_bytes > _STACK_BYTES:
+    if flat * flat_bytes > STACK_BYTES:
         return None
     base = w.reach + h.reach * pitch
     positions = [(i, j) for i in range(h.kernel) for j in range(w.kernel)]

@@ -7,6 +7,10 @@ from typing import Literal
 
 #: A byte mask holds the position in the window, and this where no maximum exists.
 NO_MAXIMUM = 255
+#: Up to here a window's positions are written out, one line each.
+UNROLLED = 49
+#: Bytes of stack that a pooling may take at most.
+STACK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,12 @@ from math import prod
 import pytest
 from contraction_harness import Library, local_names
 from test_conv import HERE, check, conv, epilogue, random_spec
+from test_conv_blocks import SIDES, each_isa, each_type
 
 from lossc.codegen.contraction import LOCALS
 from lossc.codegen.conv import ConvSpec, conv_code
 from lossc.ir.blob import BLOCK
 from lossc.targets import AVX512, ISAS
-
-SIDES = ((BLOCK, BLOCK), (BLOCK, 0), (0, BLOCK))  # of x and y
-each_isa = pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
-each_type = pytest.mark.parametrize("dtype", ["f32", "f64"])
 
 
 def in_blocks(spec: ConvSpec, x_block: int, y_block: int, ci: int, co: int, spare: int = 0) -> ConvSpec:
