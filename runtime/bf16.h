@@ -1,4 +1,4 @@
-/* Pairs of bfloat16, for products whose operands are rounded and whose sums are not: simd.h includes this.
+/* bfloat16, for products whose operands are rounded and whose sums are not: simd.h includes this.
  *
  * A pair takes the place of a float: the term that comes first is the low half. Only the functions below may compute
  * with pairs; all others just move their bits. Operands are rounded to nearest, ties to even; NaN stays NaN. Where the
@@ -7,9 +7,22 @@
  *   vf32_pack2(lo, hi)    the pairs of two vectors' lanes
  *   vf32_pack_next(a, b)  the pairs of neighbouring lanes of a with b behind it
  *   vf32_dot2(a, b, c)    c + a.lo * b.lo + a.hi * b.hi; the products are exact, how sums are rounded is the CPU's
+ *
+ * In memory a number is the uint16_t of its high half; two that follow each other are a pair.
+ *
+ *   vf32_load_bf16(p), vf32_store_bf16(p, v)    a vector's lanes, rounded when they are stored
+ *   vf32_set1_pair(p)                           the pair at p, in every lane
  */
 #ifndef LOSSC_BF16_H
 #define LOSSC_BF16_H
+
+static inline vf32 vf32_load_bf16(const uint16_t *p) { return vf32_from_bits(vi32_shl(vi32_load_u16(p), 16)); }
+static inline vf32 vf32_set1_pair(const uint16_t *p)
+{
+    float pair;
+    memcpy(&pair, p, sizeof pair);
+    return vf32_set1(pair);
+}
 
 #if !defined(VF32_HAS_DOT2)
 static inline vi32 vf32_to_bf16(vf32 v)    /* in the high halves; the low ones are what is rounded off */
@@ -21,6 +34,7 @@ static inline vi32 vf32_to_bf16(vf32 v)    /* in the high halves; the low ones a
 static inline vf32 vf32_high(vf32 pairs) { return vf32_from_bits(vi32_and(vf32_bits(pairs), vi32_set1(-0x10000))); }
 static inline vf32 vf32_low(vf32 pairs) { return vf32_from_bits(vi32_shl(vf32_bits(pairs), 16)); }
 
+static inline void vf32_store_bf16(uint16_t *p, vf32 v) { vi32_store_u16(p, vi32_shr(vf32_to_bf16(v), 16)); }
 static inline vf32 vf32_pack2(vf32 lo, vf32 hi)
 {
     const vi32 high = vi32_and(vf32_to_bf16(hi), vi32_set1(-0x10000));

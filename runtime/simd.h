@@ -17,12 +17,14 @@
  *   vX_to_int(v)                          C's cast; the smallest integer for NaN and what does not fit
  *   vI_shr(v, n)                          fills with zeros; vI_add, sub, mul, shl wrap around
  *   vi64_mul_u32(a, b)                    the 64-bit products of the unsigned low halves
+ *   vi32_load_u16(p), vi32_store_u16(p, v)  unsigned 16-bit integers in memory; the low halves of v
  *   vX_bits, vX_from_bits                 the same bits as the other type
  *   vX_even(a, b), vX_odd(a, b)           lanes 0, 2, 4 ..., and 1, 3, 5 ..., of a with b behind it
  *   vX_zip_low(a, b), vX_zip_high(a, b)   the first, and the second, vector of a0 b0 a1 b1 a2 b2 ...
  *   vB_load(p), vB_store, _store_n, _add, _eq, _select   B stands for b32 or b64: bytes in memory, one for each lane
  *                                         of vf32 or vf64; vB_eq gives a mask of these; no sum may exceed 255
- *   vf32_pack2(lo, hi), vf32_pack_next(a, b), vf32_dot2(a, b, c)  pairs of bfloat16: see bf16.h
+ *   vf32_pack2(lo, hi), vf32_pack_next(a, b), vf32_dot2(a, b, c)  pairs of bfloat16, and
+ *   vf32_load_bf16(p), vf32_store_bf16(p, v), vf32_set1_pair(p)  numbers that lie in memory as bfloat16: see bf16.h
  */
 #ifndef LOSSC_SIMD_H
 #define LOSSC_SIMD_H

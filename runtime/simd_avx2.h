@@ -162,6 +162,16 @@ static inline vi32 vi32_load(const int32_t *p) { return _mm256_loadu_si256((cons
 static inline void vi32_store(int32_t *p, vi32 v) { _mm256_storeu_si256((__m256i *)(void *)p, v); }
 static inline vi32 vi32_load_n(const int32_t *p, int n) { return _mm256_maskload_epi32(p, vi32_tail(n)); }
 static inline void vi32_store_n(int32_t *p, vi32 v, int n) { _mm256_maskstore_epi32(p, vi32_tail(n), v); }
+static inline vi32 vi32_load_u16(const uint16_t *p)
+{
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+static inline void vi32_store_u16(uint16_t *p, vi32 v)
+{
+    const __m256i low = _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
+    const __m256i halves = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_castsi256_si128(halves));
+}
 static inline vi32 vi32_add(vi32 a, vi32 b) { return _mm256_add_epi32(a, b); }
 static inline vi32 vi32_sub(vi32 a, vi32 b) { return _mm256_sub_epi32(a, b); }
 static inline vi32 vi32_mul(vi32 a, vi32 b) { return _mm256_mullo_epi32(a, b); }

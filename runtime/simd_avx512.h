@@ -92,6 +92,10 @@ static inline vf32 vf32_pack_next(vf32 a, vf32 b)
 {
     return _mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
+static inline void vf32_store_bf16(uint16_t *p, vf32 v)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, (__m256i)_mm512_cvtneps_pbh(v));
+}
 static inline vf32 vf32_dot2(vf32 a, vf32 b, vf32 c)
 {
     return _mm512_dpbf16_ps(c, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
@@ -115,6 +119,14 @@ static inline vi32 vi32_load(const int32_t *p) { return _mm512_loadu_si512(p); }
 static inline void vi32_store(int32_t *p, vi32 v) { _mm512_storeu_si512(p, v); }
 static inline vi32 vi32_load_n(const int32_t *p, int n) { return _mm512_maskz_loadu_epi32(vf32_tail(n), p); }
 static inline void vi32_store_n(int32_t *p, vi32 v, int n) { _mm512_mask_storeu_epi32(p, vf32_tail(n), v); }
+static inline vi32 vi32_load_u16(const uint16_t *p)
+{
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+static inline void vi32_store_u16(uint16_t *p, vi32 v)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(v));
+}
 static inline vi32 vi32_add(vi32 a, vi32 b) { return _mm512_add_epi32(a, b); }
 static inline vi32 vi32_sub(vi32 a, vi32 b) { return _mm512_sub_epi32(a, b); }
 static inline vi32 vi32_mul(vi32 a, vi32 b) { return _mm512_mullo_epi32(a, b); }

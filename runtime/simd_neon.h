@@ -174,6 +174,8 @@ static inline void vi32_store_n(int32_t *p, vi32 v, int n)
     for (int i = 0; i < n; i++)
         p[i] = lanes[i];
 }
+static inline vi32 vi32_load_u16(const uint16_t *p) { return vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))); }
+static inline void vi32_store_u16(uint16_t *p, vi32 v) { vst1_u16(p, vmovn_u32(vreinterpretq_u32_s32(v))); }
 static inline vi32 vi32_add(vi32 a, vi32 b) { return vaddq_s32(a, b); }
 static inline vi32 vi32_sub(vi32 a, vi32 b) { return vsubq_s32(a, b); }
 static inline vi32 vi32_mul(vi32 a, vi32 b) { return vmulq_s32(a, b); }

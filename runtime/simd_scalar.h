@@ -112,6 +112,8 @@ static inline vi32 vi32_set1(int32_t x) { return x; }
 static inline vi32 vi32_iota(void) { return 0; }
 static inline vi32 vi32_load(const int32_t *p) { return *p; }
 static inline void vi32_store(int32_t *p, vi32 v) { *p = v; }
+static inline vi32 vi32_load_u16(const uint16_t *p) { return *p; }
+static inline void vi32_store_u16(uint16_t *p, vi32 v) { *p = (uint16_t)(v & 0xffff); }
 static inline vi32 vi32_load_n(const int32_t *p, int n) { return n > 0 ? *p : 0; }
 static inline void vi32_store_n(int32_t *p, vi32 v, int n)
 {

@@ -43,11 +43,12 @@ class ConvSpec:
     ``x_strides`` and ``y_strides`` are (image, channel) in elements; planes are contiguous and row-major. ``x_block``
     and ``y_block``: 0, or the channels in a block that lies position by position: channel c at position p of an image
     is its element (c - c % block) * plane + p * block + c % block, whose channel stride is the plane's size; a
-    multiple of the lanes, which divides the channels of a group. ``x``, ``w``, ``y`` are parameter names. ``alpha`` is
-    a C literal or an expression read once, ``alpha_args`` the parameters that it needs. ``accumulate`` adds to what the
-    output holds, always or where the int parameter that it names is not 0. ``frozen`` is ``w`` where that is the same
-    in every call. ``bf16``, forward alone: products of x and w rounded to bfloat16, in float32 sums, unless Winograd's
-    algorithm is faster in float32.
+    multiple of the lanes, which divides the channels of a group. ``x_bf16`` and ``y_bf16``: such a blob lies in memory
+    as bfloat16 (``uint16_t``, strides in elements all the same), for which its channels must be in blocks. ``x``,
+    ``w``, ``y`` are parameter names. ``alpha`` is a C literal or an expression read once, ``alpha_args`` the parameters
+    that it needs. ``accumulate`` adds to what the output holds, always or where the int parameter that it names is not
+    0. ``frozen`` is ``w`` where that is the same in every call. ``bf16``, forward alone: products of x and w rounded to
+    bfloat16, in float32 sums, unless Winograd's algorithm is faster in float32.
     """
 
     name: str
@@ -77,6 +78,8 @@ class ConvSpec:
     bf16: bool = False
     x_block: int = 0
     y_block: int = 0
+    x_bf16: bool = False
+    y_bf16: bool = False
 
     @property
     def key(self) -> str:
@@ -84,7 +87,8 @@ class ConvSpec:
         sizes = (self.in_shape, self.out_shape, self.kernel, self.stride, self.pad, self.dilation)
         shapes = zip(("in", "out", "kernel", "stride", "pad", "dilation"), sizes, strict=True)
         strides = f"x {self.x_strides[0]},{self.x_strides[1]} y {self.y_strides[0]},{self.y_strides[1]}"
-        strides += "".join(f" {name} blocks" for name, block in (("x", self.x_block), ("y", self.y_block)) if block)
+        sides = (("x", self.x_block, self.x_bf16), ("y", self.y_block, self.y_bf16))
+        strides += "".join(f" {name}{' bf16' if half else ''} blocks" for name, block, half in sides if block)
         add = (" add" if self.accumulate else "") + (" frozen" if self.frozen else "") + (" bf16" if self.bf16 else "")
         return (
             f"conv {self.direction} n {self.n} groups {self.groups} ci {self.ci} co {self.co} "

@@ -37,6 +37,8 @@ class Window:
     bf16: bool = False  # operands are rounded, and two channels of the source make a step
     source_block: int = 0  # channels in a block, which lies position by position; 0: whole planes
     target_block: int = 0
+    source_bf16: bool = False  # how it lies in memory
+    target_bf16: bool = False
 
     @property
     def taps(self) -> int:
@@ -85,6 +87,7 @@ class Window:
             source_strides=self.target_strides, target_strides=self.source_strides,
             w_row=self.w_channel, w_channel=self.w_row, flipped=True,
             source_block=self.target_block, target_block=self.source_block,
+            source_bf16=self.target_bf16, target_bf16=self.source_bf16,
         )  # fmt: skip
 
 
@@ -120,7 +123,7 @@ def window(spec: Any) -> Window:
         spec.n, spec.groups, ic, oc, lead + in_shape, lead + out_shape, lead + kernel, lead + stride,
         (0,) * len(lead) + pad, lead + dilation, spec.x, spec.y, tuple(spec.x_strides), tuple(spec.y_strides),
         oc * ic * taps, ic * taps, taps, frozen=spec.frozen == spec.w, bf16=spec.bf16,
-        source_block=spec.x_block, target_block=spec.y_block,
+        source_block=spec.x_block, target_block=spec.y_block, source_bf16=spec.x_bf16, target_bf16=spec.y_bf16,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 /* Pairs of bfloat16: reads COUNT floats for each of lo, hi, lo2, hi2, c, and writes the pairs of lo and hi, their scalar
  * products with those of lo2 and hi2, added to c, the pairs of neighbours in vectors of lo and hi, then what the packing
- * functions make of the first ones of lo. */
+ * functions make of the first ones of lo, then lo as it was stored in 16 bits, and the pairs that begin at each of those. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -46,5 +46,17 @@ int main(void)
         lossc_pack_line(terms, lo, out);
         emit();
     }
+    static uint16_t stored[COUNT + GUARD];
+    for (int i = 0; i < COUNT; i += VF32_LANES)
+        vf32_store_bf16(stored + i, vf32_load(lo + i));
+    for (int i = 0; i < COUNT; i += VF32_LANES)
+        vf32_store(out + i, vf32_load_bf16(stored + i));
+    for (int i = COUNT; i < COUNT + GUARD; i++)
+        if (stored[i])
+            return 1;
+    emit();
+    for (int i = 0; i < COUNT; i++)
+        vf32_store_n(out + i, vf32_set1_pair(stored + i), 1);
+    emit();
     return 0;
 }
