@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Protocol, TypeVar
@@ -289,9 +289,13 @@ def prepared(
     return Prepared(name, text, spec.frozen, packed, size)
 
 
-def parameters(spec: Any, types: Types, sources: Sequence[str], target: str) -> list[str]:
-    """Declarations of the inputs, the output, and what the epilogue and alpha need, each once."""
-    params = [f"const {types.real} *restrict {name}" for name in sources] + [f"{types.real} *restrict {target}"]
+def parameters(
+    spec: Any, types: Types, sources: Sequence[str], target: str, halves: Collection[str] = ()
+) -> list[str]:
+    """Declarations of the inputs, the output, and what the epilogue and alpha need, each once; ``halves``: those that
+    lie in memory as bfloat16."""
+    reals = {name: "uint16_t" if name in halves else types.real for name in (*sources, target)}
+    params = [f"const {reals[name]} *restrict {name}" for name in sources] + [f"{reals[target]} *restrict {target}"]
     more = (*(spec.epilogue.args if spec.epilogue else ()), *spec.alpha_args)
     if isinstance(spec.accumulate, str):
         more = (*more, f"const int {spec.accumulate}")

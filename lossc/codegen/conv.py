@@ -82,6 +82,11 @@ class ConvSpec:
     y_bf16: bool = False
 
     @property
+    def halves(self) -> frozenset[str]:
+        """The parameters that lie in memory as bfloat16."""
+        return frozenset(name for name, half in ((self.x, self.x_bf16), (self.y, self.y_bf16)) if half)
+
+    @property
     def key(self) -> str:
         """All that candidates and their times depend on but for ``winograd`` below, as text."""
         sizes = (self.in_shape, self.out_shape, self.kernel, self.stride, self.pad, self.dilation)
