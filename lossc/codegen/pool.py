@@ -80,9 +80,10 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
         scatter = is_max and not forward and view is None
     _check(spec, bits, counts_in_plane=spec.mask_kind == "index" or (view is None and forward))
     planes, in_size, out_size = spec.n * spec.channels, math.prod(spec.in_shape), math.prod(spec.out_shape)
+    x_type, y_type = ("uint16_t" if half else real for half in (spec.x_bf16, spec.y_bf16))
     params = [
-        f"{'const ' if forward else ''}{real} *restrict {spec.x}",
-        f"{'' if forward else 'const '}{real} *restrict {spec.y}",
+        f"{'const ' if forward else ''}{x_type} *restrict {spec.x}",
+        f"{'' if forward else 'const '}{y_type} *restrict {spec.y}",
     ]
     if spec.mask is not None:
         kind = real if spec.mask_kind == "index" else "unsigned char"
@@ -95,6 +96,10 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
         spec=spec,
         params=", ".join(params),
         real=real,
+        x_type=x_type,
+        y_type=y_type,
+        load_x=f"vf{bits}_load{'_bf16' if spec.x_bf16 else ''}",
+        store_y=f"vf{bits}_store{'_bf16' if spec.y_bf16 else ''}",
         v=f"vf{bits}",
         vi=f"vi{bits}",
         vb=f"vb{bits}",
@@ -131,7 +136,7 @@ def _streamed(spec: PoolSpec, lanes: int, real_bytes: int) -> bool:
     shape, strides = (spec.out_shape, spec.y_strides) if forward else (spec.in_shape, spec.x_strides)
     large = spec.n * spec.channels * math.prod(shape) * real_bytes >= STREAM_BYTES
     if spec.block:  # positions are whole vectors, rows and blocks whole positions
-        return large and not spec.accumulate and strides[0] % lanes == 0
+        return large and not spec.accumulate and not spec.y_bf16 and strides[0] % lanes == 0
     vectors = forward or spec.stride[1] <= 2  # elements of wider strides are put in place one by one
     return large and vectors and not spec.accumulate and all(s % lanes == 0 for s in (shape[1], *strides))
 
@@ -143,6 +148,10 @@ def _check(spec: PoolSpec, bits: int, *, counts_in_plane: bool) -> None:
         raise InternalError(f"pooling {spec.name}: AVE has no mask")
     if spec.block and (spec.channels % spec.block or spec.mask_kind == "index"):
         raise InternalError(f"pooling {spec.name}: {spec.channels} channels in blocks, mask_kind {spec.mask_kind!r}")
+    if (spec.x_bf16 or spec.y_bf16) and not (spec.block and spec.direction == "forward" and bits == 32):
+        raise InternalError(f"pooling {spec.name}: bfloat16 is for float32 in blocks, forward")
+    if spec.y_bf16 and spec.accumulate:
+        raise InternalError(f"pooling {spec.name}: nothing is added to a result of bfloat16")
     if spec.direction == "backward" and spec.method == "MAX" and spec.mask is None:
         raise InternalError(f"pooling {spec.name}: the gradient of MAX needs its mask")
     if spec.mask_kind == "byte" and spec.kernel[0] * spec.kernel[1] > NO_MAXIMUM:

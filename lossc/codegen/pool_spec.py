@@ -22,7 +22,8 @@ class PoolSpec:
     h * W + w in the plane as a real, -1 where no maximum exists; "byte" is the position i * kernel[1] + j in the
     window, 255 where none exists. ``alpha`` (a C literal) scales the result, ``accumulate`` adds to what is there.
     ``block``: 0, or the channels in a block that lies position by position, in x, y and mask alike (as in a ConvSpec);
-    the mask is in bytes then, if there is one. ``bf16``: x and y, in blocks, lie in memory as bfloat16 (``uint16_t``).
+    the mask is in bytes then, if there is one. ``x_bf16`` and ``y_bf16``, forward in blocks alone: such a blob lies in
+    memory as bfloat16 (``uint16_t``); arithmetic is in float32, and results are rounded when they are stored.
     """
 
     name: str
@@ -45,4 +46,5 @@ class PoolSpec:
     alpha: str
     accumulate: bool
     block: int = 0
-    bf16: bool = False
+    x_bf16: bool = False
+    y_bf16: bool = False
