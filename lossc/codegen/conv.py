@@ -117,8 +117,12 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
     axes = {len(a) for a in (spec.in_shape, spec.out_shape, spec.kernel, spec.stride, spec.pad, spec.dilation)}
     if axes != {len(spec.kernel)} or not spec.kernel or spec.ci % spec.groups or spec.co % spec.groups:
         raise InternalError(f"convolution {spec.name}: axes, channels and groups do not fit together")
-    if spec.bf16 and (spec.direction != "forward" or dtype != "f32"):
-        raise InternalError(f"convolution {spec.name}: operands are rounded to bfloat16 in f32's forward pass alone")
+    if (spec.bf16 or spec.halves) and (spec.direction != "forward" or dtype != "f32"):
+        raise InternalError(f"convolution {spec.name}: numbers are rounded to bfloat16 in f32's forward pass alone")
+    if spec.x_bf16 and not spec.bf16:
+        raise InternalError(f"convolution {spec.name}: what lies in memory as bfloat16 is multiplied so")
+    if (spec.x_bf16 and not spec.x_block) or (spec.y_bf16 and not spec.y_block):
+        raise InternalError(f"convolution {spec.name}: only channels in blocks lie in memory as bfloat16")
     types = types_of(isa, dtype)
     shape = window(spec)
     blocked = max(spec.x_block, spec.y_block) > 0

@@ -6,8 +6,8 @@ read in place where no position touches the padding, else from a strip: the line
 of zeros. Finished tiles are turned on their way out, so that vectors run along positions there, unless the output's
 channels lie in blocks.
 
-Where operands are rounded to bfloat16, an element of the panels and of the strip, which is always there, is a pair: of
-two channels at one tap.
+Where operands are rounded to bfloat16, an element of the panels is a pair: of two channels at one tap. So is one of the
+strip, which is always there, unless x lies in memory as bfloat16: its pairs are broadcast from where they lie.
 """
 
 from __future__ import annotations
@@ -58,11 +58,8 @@ def direct_code(
 
     apart = spread if not shape.target_block else None  # sums are, in memory
     masked = apart or (not shape.target_block and not fills_vectors(shape, plan.rows, plan.row_columns, lanes))
-    view_f = finish(
-        spec,
-        load=f"{types.vec}_load{'_n' if masked else ''}(o{', m' if masked else ''})",
-        store=f"{types.vec}_store{'_n' if masked else ''}(o, %s{', m' if masked else ''})",
-    )
+    form, tail = "_bf16" if shape.target_bf16 else "_n" if masked else "", ", m" if masked else ""
+    view_f = finish(spec, load=f"{types.vec}_load{form}(o{tail})", store=f"{types.vec}_store{form}(o, %s{tail})")
     if n == "0" and view_f.mentions("n"):
         lines.append("const ptrdiff_t n = 0;")
 
@@ -80,28 +77,34 @@ def direct_code(
     levels = levels_of(shape, source, plan.strip)
     within = [*(count * step for count, step in levels[1:]), 0]
     jumps = [step - advanced for (_, step), advanced in zip(levels, within, strict=True)]
+    places = [r * source.row + c * source.column for r in range(plan.tile_rows) for c in range(plan.tile_columns)]
+    x_real, y_real = ("uint16_t" if half else types.real for half in (shape.source_bf16, shape.target_bf16))
     tile_view: dict[str, Any] = {
+        "x_real": x_real,
         "mr": plan.mr,
         "nr": nr,
         "out_row": sums_row(plan, nr, apart),
         "multiply": "dot2" if shape.bf16 else "fma",
         "ahead": [],
-        "offsets": [r * source.row + c * source.column for r in range(plan.tile_rows)
-                    for c in range(plan.tile_columns)],
+        "broadcasts": [f"{types.vec}_set1_pair(x + {at})" if shape.source_bf16 else f"{types.vec}_set1(x[{at}])"
+                       for at in places],
         "levels": [{"count": count, "jump": f"x {'+' if jump >= 0 else '-'}= {abs(jump)}"}
                    for (count, _), jump in zip(levels, jumps, strict=True)],
     }  # fmt: skip
-    if not plan.strip and _large(types, shape.n, shape.groups * shape.ic, prod(shape.in_shape)):
+    x_size = 2 if shape.source_bf16 else types.size
+    if not plan.strip and _large(x_size, shape.n, shape.groups * shape.ic, prod(shape.in_shape)):
         ahead = plan.row_columns * source.column if plan.row_columns < width else plan.rows * source.row
         next_block = ahead if plan.row_columns < width or plan.rows < height else shape.source_strides[0]
         tile_view["ahead"] = _ahead(
-            next_block, tile_view["offsets"][-1], f"d{len(levels) - 1}", shape.source_block, types
+            next_block, places[-1], f"d{len(levels) - 1}", shape.source_block, source.step, CACHE_LINE // x_size
         )
     micros = [{"name": f"{spec.name}_tile", "nv": plan.nv}] if panels else []
     micros += [{"name": f"{spec.name}_rest" if panels else f"{spec.name}_tile", "nv": rest}] if rest else []
     inside = channels_inside(shape)
     channel = "ci" if taps > 1 and shape.steps > 1 else "0"
     each, odd, element = (2, shape.ic % 2 == 1, "pair") if shape.bf16 else (1, False, "ci")
+    own = shape.source_bf16  # the strip holds what x does
+    channels_x, each_x = (shape.ic, 1) if own else (shape.steps, each)
     both = [f"2 * {'p' if taps == 1 else channel} + 1 < {shape.ic}"] if odd else []
     both += ["r < rows"] if shape.oc % lanes else []
 
@@ -111,10 +114,15 @@ def direct_code(
     positions = plan.mr if block else plan.rows * row_step
     sums_size = types.aligned(positions * nr) if block else types.aligned((positions + lanes) * nr + COLUMNS)
     sums_size = 0 if block and block["straight"] else sums_size
+    strip_at = f"local + {sums_size}" if sums_size else "local"
+    if own:
+        strip_at = f"(uint16_t *){f'({strip_at})' if sums_size else strip_at}"
     local = sums_size + (types.aligned(shape.steps * source.channel) if plan.strip else 0)
     packed = types.aligned(shape.groups * vectors * lanes * depth)
     shared = 0 if shape.frozen else packed
-    params = parameters(spec, types, (shape.source, "packed" if shape.frozen else spec.w), shape.target)
+    params = parameters(
+        spec, types, (shape.source, "packed" if shape.frozen else spec.w), shape.target, halves=spec.halves
+    )
     g = {
         "name": spec.name,
         "comment": comment(spec.comment),
@@ -135,8 +143,11 @@ def direct_code(
         "pack_here": not shape.frozen,
         "flip": shape.flipped and taps > 1,
         "groups": shape.groups,
-        "ic": shape.steps,
+        "ic": channels_x,
         "pairs": shape.bf16,
+        "converts": shape.converts,
+        "halves": own,
+        "y_real": y_real,
         "channel": shape.source_strides[1],
         "both": f"2 * ci + 1 < {shape.ic}" if odd else "",
         "oc": shape.oc,
@@ -153,7 +164,8 @@ def direct_code(
         "tile0": tile0,
         "tile1": str(tile_count) if tile0 == "0" else "tile1",
         "strip": plan.strip,
-        "strip_at": sums_size,
+        "sums_size": sums_size,
+        "strip_at": strip_at,
         "strip_channel": source.channel,
         "strip_lines": source.lines,
         "strip_width": source.width,
@@ -169,7 +181,7 @@ def direct_code(
         "iw": shape.in_shape[-1],
         "outer": axes,
         "inside": "".join(f"z{a} >= 0 && z{a} < {shape.in_shape[a]} && " for a in range(len(axes))),
-        "image": affine([*image_terms, ("ci", each * shape.source_strides[1]), *planes], head=shape.source),
+        "image": affine([*image_terms, ("ci", each_x * shape.source_strides[1]), *planes], head=shape.source),
         "x_block": x_block,
         "packed": affine([(group, vectors * lanes * depth), ("tile", nr * depth)], head="packed"),
         "rows": plan.rows,
@@ -182,7 +194,8 @@ def direct_code(
         "x_row": source.row,
         "x_column": source.column,
         "fetch": range(0, plan.mr, CACHE_LINE // types.size)
-        if not block and not spread and _large(types, shape.n, shape.groups * shape.oc, prod(shape.out_shape)) else (),
+        if not block and not spread and _large(types.size, shape.n, shape.groups * shape.oc, prod(shape.out_shape))
+        else (),
         "fetch_at": affine(
             [(n, shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
              ("tile", nr * shape.target_strides[1]), ("i", shape.target_strides[1]),
@@ -209,18 +222,19 @@ def direct_code(
     return Code(text, tuple(params), shared, local, choice, before)
 
 
-def _ahead(first: int, span: int, channel: str, block: int, types: Types) -> list[str]:
-    """C for the distances from x, in a step of a tile's sums, of what another tile reads: from `first`, over `span`.
-    Where it is a block of channels at each position, every `channel` of it fetches its part of the lines."""
-    line = CACHE_LINE // types.size
+def _ahead(first: int, span: int, channel: str, block: int, step: int, line: int) -> list[str]:
+    """C for the distances from x, in a step of a tile's sums, of what another tile reads: from `first`, over `span`,
+    in cache lines of `line` elements. Where it is a block of channels at each position, every `channel` of it, or pair
+    of them, `step` elements apart, fetches its part of the lines."""
     if not block:
         return [str(first + place) for place in range(0, span + 1, line)]
-    return [f"{first + place} + {channel} * {line - 1}" for place in range(0, span + block, block * line)]
+    places = range(0, span + block, block // step * line)
+    return [f"{first + place} + {channel} * {line - step}" for place in places]
 
 
-def _large(types: Types, images: int, channels: int, plane: int) -> bool:
-    """Whether a blob comes from beyond the L2 cache."""
-    return images * channels * plane * types.size > L2_BYTES
+def _large(size: int, images: int, channels: int, plane: int) -> bool:
+    """Whether a blob of such elements comes from beyond the L2 cache."""
+    return images * channels * plane * size > L2_BYTES
 
 
 def _end(first: str, step: int, size: int) -> str:

@@ -104,9 +104,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a block's elements of x lie, in place or in a strip: distances in elements."""
+    """Where a block's elements of x lie, in place or in a strip: distances in elements, which are those of x, or pairs
+    that were made of it."""
 
     unit: int  # of neighbouring positions: the channels, or pairs of them, that lie at one
+    step: int  # of neighbouring terms of a sum: two where pairs lie in memory
     lines: int  # of the strip, for each channel and outer tap
     width: int  # of a line, in positions
     channel: int  # of blocks of channels, divided by the channels in one
@@ -119,7 +121,7 @@ class Source:
 
 def source_of(shape: Window, plan: Plan, types: Types) -> Source:
     down, across = (Axis.of(shape, axis, plan.strip) for axis in (-2, -1))
-    unit = max(shape.source_block // (2 if shape.bf16 else 1), 1)
+    unit = max(shape.source_block // (2 if shape.converts else 1), 1)
     dilation_h, dilation_w = (dilation * unit for dilation in shape.dilation[-2:])
     if not plan.strip:
         width = shape.in_shape[-1]
@@ -129,12 +131,13 @@ def source_of(shape: Window, plan: Plan, types: Types) -> Source:
     else:
         lines = down.count(shape, -2, plan.rows)
         width = across.count(shape, -1, plan.row_columns)
-        width = round_up(width, max(1, types.lanes // unit))
+        width = width if shape.source_bf16 else round_up(width, max(1, types.lanes // unit))
         channel, outer = prod(shape.kernel[:-2]) * lines * width, (lines * width,)
         if not shape.source_block and crowded(16, channel, types.size):
             channel += types.aligned(1)
     row, column = down.step * width * unit, across.step * unit
-    return Source(unit, lines, width, channel, outer, row, column, dilation_h * width, dilation_w)
+    step = 2 if shape.source_bf16 else 1
+    return Source(unit, step, lines, width, channel, outer, row, column, dilation_h * width, dilation_w)
 
 
 def levels_of(shape: Window, source: Source, strip: bool) -> list[tuple[int, int]]:
@@ -145,7 +148,8 @@ def levels_of(shape: Window, source: Source, strip: bool) -> list[tuple[int, int
     rows, columns = (shape.kernel[-2], source.tap_row), (shape.kernel[-1], source.tap_column)
     channels = (shape.steps, source.channel)
     if shape.source_block:
-        levels = [*taps, rows, columns, (shape.steps // source.unit, source.channel * source.unit), (source.unit, 1)]
+        blocks = (shape.ic // shape.source_block, source.channel * source.unit)
+        levels = [*taps, rows, columns, blocks, (source.unit // source.step, source.step)]
     else:
         levels = [*taps, rows, columns, channels] if channels_inside(shape) else [channels, *taps, columns, rows]
     return [level for level in levels if level[0] > 1] or [channels]
@@ -227,7 +231,7 @@ def direct_plan(
 ) -> tuple[Plan, Choice]:
     """The best blocks and register tile, and how they were chosen; ``spread``: where results lie, if not densely."""
     vectors = ceil(shape.oc / types.lanes)
-    strips = (False, True) if shape.inside() and not shape.bf16 else (True,)
+    strips = (False, True) if shape.inside() and not shape.converts else (True,)
     apart = spread is not None and not shape.target_block  # sums are, in whole rows
 
     def plans() -> Iterator[Plan]:

@@ -50,6 +50,11 @@ class Window:
         return -(-self.ic // 2) if self.bf16 else self.ic
 
     @property
+    def converts(self) -> bool:
+        """Whether pairs have to be made of what is read before they are multiplied."""
+        return self.bf16 and not self.source_bf16
+
+    @property
     def beside(self) -> float:
         """How much what is done beside the products weighs: one of pairs takes as long as two of numbers."""
         return 0.4 if self.bf16 else 1.0

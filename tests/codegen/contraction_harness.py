@@ -35,6 +35,16 @@ def bf16(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), values, (rounded & np.uint32(0xFFFF0000)).view(np.float32))
 
 
+def halves(values: np.ndarray) -> np.ndarray:
+    """Rounded to bfloat16, as the 16 bits that lie in memory."""
+    return (bf16(values).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def floats(bits: np.ndarray) -> np.ndarray:
+    """The float32 numbers of which these are the 16 bits."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 DECLARED = re.compile(
     r"(?:ptrdiff_t|int|float|double|v[fi]\d+|mf\d+)\s+(?:\*restrict\s+)?(\w+)(?:\[\w+\])?\s*(?==|;|\[)|,\s*(\w+)\s*="
 )
@@ -76,8 +86,8 @@ class Library:
                 ]
             parts += [
                 code.text,
-                f"void run_{name}(int threads, {real} *const *a, {real} *shared, {real} *local);",
-                f"void run_{name}(int threads, {real} *const *a, {real} *shared, {real} *local)\n{{",
+                f"void run_{name}(int threads, void *const *a, {real} *shared, {real} *local);",
+                f"void run_{name}(int threads, void *const *a, {real} *shared, {real} *local)\n{{",
                 "    (void)threads; (void)shared; (void)local;",
                 f"    LOSSC_PARALLEL(threads)\n    {name}({', '.join(args)});\n}}\n",
             ]
@@ -98,7 +108,8 @@ class Library:
         """A function without arguments that runs `name` on these arrays."""
         code = self.codes[name]
         assert len(arrays) == len(code.params), (name, code.params)
-        assert all(a.dtype == REAL[self.dtype] for a in arrays)
+        types = [np.uint16 if "uint16_t" in param else REAL[self.dtype] for param in code.params]
+        assert [a.dtype for a in arrays] == types, (name, code.params)
         pointers = (ctypes.c_void_p * max(1, len(arrays)))(*[a.ctypes.data for a in arrays])
         shared = aligned(code.shared_scratch + 16, self.dtype)
         local = aligned(self._thread_scratch(code) * threads + 16, self.dtype)
