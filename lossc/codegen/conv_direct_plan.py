@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from lossc.codegen.contraction import (
+    CACHE_LINE,
     L2_BYTES,
     PANEL_BYTES,
     Choice,
@@ -31,6 +32,10 @@ PACK_CYCLES = {"vector": 0.2, "columns": 0.4, "scalar": 1.2, "pairs": 2.4}  # of
 STORE_CYCLES = 6.0  # of one vector of results
 PAIR_STORE_CYCLES = 4.2  # the same beside products of pairs, which leave more time for it
 BLOCK_CYCLES = 2.0  # of one that need not be turned
+HALF_CYCLES = 1.2  # the same, stored as bfloat16
+COPY_CYCLES = 10.0  # of copying a block of channels that lies in memory as bfloat16, or of beginning a line of them
+MISS_CYCLES = 11.0  # of a cache line that lies in memory as bfloat16, is read in place and was not fetched ahead
+FAR_LINE_CYCLES = 0.5  # of one of a block's that do not stay in the L1 cache
 FAR_SUMS = 1.5  # times that, where a block's sums do not stay in the L1 cache
 COLUMNS = 4  # output channels that are turned at a time
 
@@ -175,10 +180,13 @@ def _cost(shape: Window, types: Types, plan: Plan, spread: Spread | None) -> flo
     panels, rest = divmod(vectors, plan.nv)
     tiles_of_part = ceil((panels + (rest > 0)) / plan.parts)
     whole = min(panels, tiles_of_part)
+    in_place = shape.source_bf16 and not plan.strip
+    far = in_place and _lines(shape, plan.rows * plan.row_columns) * CACHE_LINE > PANEL_BYTES
+    reading = FAR_LINE_CYCLES * _lines(shape, plan.mr) if far else 0.0
 
     def tile(nv: int) -> float:
         beside = 3 * depth / inner + 4 * plan.mr * nv + 20
-        return depth * _step(shape, types, plan, nv) + beside * shape.beside
+        return depth * _step(shape, types, plan, nv) + beside * shape.beside + reading
 
     positions = ceil(plan.rows / plan.tile_rows) * ceil(plan.row_columns / plan.tile_columns)
     compute = positions * (whole * tile(plan.nv) + (tile(rest) if tiles_of_part > whole else 0))
@@ -187,13 +195,24 @@ def _cost(shape: Window, types: Types, plan: Plan, spread: Spread | None) -> flo
     if plan.strip:
         across = Axis.of(shape, -1, True)
         each = 10 + 3 * source.width / types.lanes * (1 if across.source == 1 else types.lanes / 3)
+        if shape.source_bf16:
+            each = COPY_CYCLES * (1 + source.width) * source.step / source.unit
         copy = shape.steps * prod(shape.kernel[:-2]) * source.lines * each
     tasks = _blocks_of_call(shape, plan.rows, plan.row_columns) * plan.parts
     panel = depth * plan.nv * types.lanes
     resident = (panel + plan.rows * plan.row_columns * (plan.nv * types.lanes + shape.steps)) * types.size
     penalty = 1.1 if resident > L2_BYTES else 1.0
     pack = 0.0 if shape.frozen else PACK_CYCLES[packing(shape, types)] * shape.groups * vectors * types.lanes * depth
-    return round_up(tasks, BALANCE) * (compute + copy * shape.beside + store) * penalty + pack
+    miss = 0.0
+    if in_place and (plan.rows, plan.row_columns) != shape.out_shape[-2:]:  # an image's first block waits for its lines
+        miss = MISS_CYCLES * _lines(shape, plan.rows * plan.row_columns) * shape.n * shape.groups
+    return round_up(tasks, BALANCE) * (compute + copy * shape.beside + store) * penalty + pack + miss
+
+
+def _lines(shape: Window, positions: int) -> float:
+    """Cache lines that so many outputs of one tap read where x lies in memory as bfloat16."""
+    apart = shape.stride[-1] * 2 * shape.source_block  # bytes
+    return positions * shape.ic / shape.source_block * min(apart / CACHE_LINE, 1.0)
 
 
 def _store(shape: Window, types: Types, plan: Plan, spread: Spread | None) -> float:
@@ -201,7 +220,8 @@ def _store(shape: Window, types: Types, plan: Plan, spread: Spread | None) -> fl
     positions = plan.rows * plan.row_columns
     between = spread.stride[0] * spread.stride[1] - 1 if spread else 0  # for each result
     if shape.target_block:
-        return positions * (BLOCK_CYCLES * shape.beside + between) / types.lanes
+        cycles = HALF_CYCLES if shape.target_bf16 else BLOCK_CYCLES
+        return positions * (cycles * shape.beside + between) / types.lanes
     far = positions * plan.nv * types.lanes * types.size > PANEL_BYTES
     vectors = plan.rows * ceil(spread.width / types.lanes) if spread else ceil(positions / types.lanes)
     cycles = PAIR_STORE_CYCLES if shape.bf16 else STORE_CYCLES
