@@ -7,11 +7,13 @@ of zeros. Finished tiles are turned on their way out, so that vectors run along 
 channels lie in blocks.
 
 Where operands are rounded to bfloat16, an element of the panels is a pair: of two channels at one tap. So is one of the
-strip, which is always there, unless x lies in memory as bfloat16: its pairs are broadcast from where they lie.
+strip, which is always there, unless x lies in memory as bfloat16: its pairs are broadcast from where they lie. Of few
+channels, an odd number, the pairs are of neighbouring taps: of bfloat16 numbers in the strip.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, prod
 from typing import Any
 
@@ -19,11 +21,13 @@ from lossc.codegen.contraction import CACHE_LINE, L2_BYTES, Code, Isa, Types, fi
 from lossc.codegen.conv_direct_plan import (
     COLUMNS,
     Axis,
+    Level,
     channels_inside,
     direct_plan,
     levels_of,
     packing,
     source_of,
+    with_tap_pairs,
 )
 from lossc.codegen.conv_direct_target import block_view, spread_view, sums_row
 from lossc.codegen.conv_window import Part, Spread, Window, affine, decode, fills_vectors, outer_axes, output_parts
@@ -35,6 +39,7 @@ def direct_code(
     spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = "", spread: Spread | None = None
 ) -> Code:
     """The C function for a spec whose output is the window's target, or where the window's results are ``spread``."""
+    shape = with_tap_pairs(shape)
     plan, choice = direct_plan(shape, isa, types, prefer, spread)
     source = source_of(shape, plan, types)
     lanes, nr, taps = types.lanes, plan.nv * types.lanes, shape.taps
@@ -75,10 +80,8 @@ def direct_code(
         x_block = affine([*image_terms, *planes, *first], corner, head=shape.source)
 
     levels = levels_of(shape, source, plan.strip)
-    within = [*(count * step for count, step in levels[1:]), 0]
-    jumps = [step - advanced for (_, step), advanced in zip(levels, within, strict=True)]
     places = [r * source.row + c * source.column for r in range(plan.tile_rows) for c in range(plan.tile_columns)]
-    x_real, y_real = ("uint16_t" if half else types.real for half in (shape.source_bf16, shape.target_bf16))
+    x_real, x_size = ("uint16_t", 2) if source.half else (types.real, types.size)
     tile_view: dict[str, Any] = {
         "x_real": x_real,
         "mr": plan.mr,
@@ -86,27 +89,24 @@ def direct_code(
         "out_row": sums_row(plan, nr, apart),
         "multiply": "dot2" if shape.bf16 else "fma",
         "ahead": [],
-        "broadcasts": [f"{types.vec}_set1_pair(x + {at})" if shape.source_bf16 else f"{types.vec}_set1(x[{at}])"
+        "broadcasts": [f"{types.vec}_set1_pair(x + {at})" if source.half else f"{types.vec}_set1(x[{at}])"
                        for at in places],
-        "levels": [{"count": count, "jump": f"x {'+' if jump >= 0 else '-'}= {abs(jump)}"}
-                   for (count, _), jump in zip(levels, jumps, strict=True)],
+        "levels": [{"count": level.count, "jump": _jump(levels, index)} for index, level in enumerate(levels)],
     }  # fmt: skip
-    x_size = 2 if shape.source_bf16 else types.size
     if not plan.strip and _large(x_size, shape.n, shape.groups * shape.ic, prod(shape.in_shape)):
         ahead = plan.row_columns * source.column if plan.row_columns < width else plan.rows * source.row
         next_block = ahead if plan.row_columns < width or plan.rows < height else shape.source_strides[0]
         tile_view["ahead"] = _ahead(
-            next_block, places[-1], f"d{len(levels) - 1}", shape.source_block, source.step, CACHE_LINE // x_size
+            next_block, places[-1], f"d{len(levels) - 1}", shape.source_block, levels[-1].step, CACHE_LINE // x_size
         )
     micros = [{"name": f"{spec.name}_tile", "nv": plan.nv}] if panels else []
     micros += [{"name": f"{spec.name}_rest" if panels else f"{spec.name}_tile", "nv": rest}] if rest else []
-    inside = channels_inside(shape)
+    inside, taps_text = channels_inside(shape), "pairs of taps" if shape.tap_pairs else "taps"
     channel = "ci" if taps > 1 and shape.steps > 1 else "0"
-    each, odd, element = (2, shape.ic % 2 == 1, "pair") if shape.bf16 else (1, False, "ci")
-    own = shape.source_bf16  # the strip holds what x does
-    channels_x, each_x = (shape.ic, 1) if own else (shape.steps, each)
-    both = [f"2 * {'p' if taps == 1 else channel} + 1 < {shape.ic}"] if odd else []
-    both += ["r < rows"] if shape.oc % lanes else []
+    by_channels = shape.bf16 and not shape.tap_pairs
+    each, odd, element = (2, shape.ic % 2 == 1, "pair") if by_channels else (1, False, "ci")
+    channels_x, each_x = (shape.ic, 1) if source.half else (shape.steps, each)
+    first_exists, second_exists = _pair_exists(shape, "p" if taps == 1 else channel, lanes)
 
     step, row_step = (apart.stride[1], apart.width) if apart else (1, plan.row_columns)  # of neighbouring sums
     block = block_view(shape, plan, types, at, fresh, view_f, spread)
@@ -115,9 +115,10 @@ def direct_code(
     sums_size = types.aligned(positions * nr) if block else types.aligned((positions + lanes) * nr + COLUMNS)
     sums_size = 0 if block and block["straight"] else sums_size
     strip_at = f"local + {sums_size}" if sums_size else "local"
-    if own:
+    if source.half:
         strip_at = f"(uint16_t *){f'({strip_at})' if sums_size else strip_at}"
-    local = sums_size + (types.aligned(shape.steps * source.channel) if plan.strip else 0)
+    strip_size = types.aligned(ceil(channels_x * source.channel * x_size / types.size))
+    local = sums_size + (strip_size if plan.strip else 0)
     packed = types.aligned(shape.groups * vectors * lanes * depth)
     shared = 0 if shape.frozen else packed
     params = parameters(
@@ -134,8 +135,10 @@ def direct_code(
         "w_row": shape.w_row,
         "w_from": shape.weights_at(spec.w, "group" if shape.groups > 1 else "0", channel),
         "w_step": each * shape.w_channel if taps == 1 else 1,
-        "w_channel": shape.w_channel,
-        "w_both": " && ".join(both),
+        "w_pair": _pair_at(shape),
+        "w_second": 1 if shape.tap_pairs else shape.w_channel,
+        "first_exists": first_exists,
+        "second_exists": second_exists,
         "packing": packing(shape, types),
         "pack_channels": 1 if taps == 1 else shape.steps,
         "pack_terms": shape.steps if taps == 1 else taps,
@@ -145,9 +148,10 @@ def direct_code(
         "groups": shape.groups,
         "ic": channels_x,
         "pairs": shape.bf16,
-        "converts": shape.converts,
-        "halves": own,
-        "y_real": y_real,
+        "channel_pairs": shape.channel_pairs,
+        "tap_pairs": shape.tap_pairs,
+        "source_real": "uint16_t" if shape.source_bf16 else types.real,
+        "y_real": "uint16_t" if shape.target_bf16 else types.real,
         "channel": shape.source_strides[1],
         "both": f"2 * ci + 1 < {shape.ic}" if odd else "",
         "oc": shape.oc,
@@ -158,7 +162,7 @@ def direct_code(
         "vectors": vectors,
         "group_size": vectors * lanes * depth,
         "panel_size": nr * depth,
-        "order": f"taps][{element}" if inside else f"{element}][taps by columns",
+        "order": f"{taps_text}][{element}" if inside else f"{element}][{taps_text} by columns",
         "term": _term(shape, channel, inside),
         "row_tail": shape.oc % lanes != 0,
         "tile0": tile0,
@@ -169,6 +173,7 @@ def direct_code(
         "strip_channel": source.channel,
         "strip_lines": source.lines,
         "strip_width": source.width,
+        "strip_used": across.count(shape, -1, plan.row_columns),
         "x_unit": source.unit,
         "strip_line": source.width * source.unit,
         "across": across.source,
@@ -232,6 +237,15 @@ def _ahead(first: int, span: int, channel: str, block: int, step: int, line: int
     return [f"{first + place} + {channel} * {line - step}" for place in places]
 
 
+def _jump(levels: Sequence[Level], index: int) -> str:
+    """C for what is added to x at the end of an iteration of a level, before its counter has moved on in the last."""
+    level, last = levels[index], index == len(levels) - 1
+    jump = level.step - (0 if last else levels[index + 1].span)
+    if not level.early:
+        return f"x {'+' if jump >= 0 else '-'}= {abs(jump)}"
+    return f"x += d{index} == {level.count - (2 if last else 1)} ? {jump - level.early} : {jump}"
+
+
 def _large(size: int, images: int, channels: int, plane: int) -> bool:
     """Whether a blob of such elements comes from beyond the L2 cache."""
     return images * channels * plane * size > L2_BYTES
@@ -250,13 +264,28 @@ def _pack_decode(shape: Window, vectors: int, channels: int) -> list[str]:
     return [*parts, f"ci = u % {channels}"] if channels > 1 else parts
 
 
+def _pair_at(shape: Window) -> str:
+    """C for the place of pair `p` of weights, behind the first ones of an output channel, or of one of its channels."""
+    if not shape.tap_pairs or shape.taps == 1:
+        return affine([("p", (1 if shape.tap_pairs else 2) * shape.w_channel if shape.taps == 1 else 1)])
+    return f"2 * p - (p + 1) / {shape.row_taps}" if shape.kernel[-1] % 2 else "2 * p"
+
+
+def _pair_exists(shape: Window, channel: str, lanes: int) -> tuple[str, str]:
+    """C for whether the first, and the second, of a pair of weights are to be multiplied; nothing where all are."""
+    tail = ["r < rows"] if shape.oc % lanes else []
+    first = [f"(p + 1) % {shape.row_taps} != 0"] if shape.tap_pairs and shape.kernel[-1] % 2 else []
+    second = [f"2 * {channel} + 1 < {shape.ic}"] if not shape.tap_pairs and shape.ic % 2 else []
+    return " && ".join([*first, *tail]), " && ".join([*second, *tail])
+
+
 def _term(shape: Window, channel: str, inside: bool) -> str:
     """C for the place of tap `p` of a channel among a sum's terms, or of channel `p` where there is one tap."""
     if shape.taps == 1:
         return "p"
     if inside:
         return affine([("p", shape.steps), (channel, 1)])
-    height, width = shape.kernel[-2:]
+    height, width = shape.kernel[-2], shape.row_taps
     outer = prod(shape.kernel[:-2]) > 1
     plane = f"p / {height * width}" if outer else "0"
     row = f"p / {width} % {height}" if outer else f"p / {width}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from lossc.codegen.contraction import (
@@ -109,11 +109,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a block's elements of x lie, in place or in a strip: distances in elements, which are those of x, or pairs
-    that were made of it."""
+    """Where a block's elements of x lie, in place or in a strip: distances in elements, which are numbers, or pairs of
+    channels that were made of them."""
+
+    half: bool  # numbers are bfloat16, two that follow each other a pair
 
     unit: int  # of neighbouring positions: the channels, or pairs of them, that lie at one
-    step: int  # of neighbouring terms of a sum: two where pairs lie in memory
     lines: int  # of the strip, for each channel and outer tap
     width: int  # of a line, in positions
     channel: int  # of blocks of channels, divided by the channels in one
@@ -126,7 +127,8 @@ class Source:
 
 def source_of(shape: Window, plan: Plan, types: Types) -> Source:
     down, across = (Axis.of(shape, axis, plan.strip) for axis in (-2, -1))
-    unit = max(shape.source_block // (2 if shape.converts else 1), 1)
+    unit = max(shape.source_block // (2 if shape.channel_pairs else 1), 1)
+    half = shape.source_bf16 or shape.tap_pairs
     dilation_h, dilation_w = (dilation * unit for dilation in shape.dilation[-2:])
     if not plan.strip:
         width = shape.in_shape[-1]
@@ -136,28 +138,55 @@ def source_of(shape: Window, plan: Plan, types: Types) -> Source:
     else:
         lines = down.count(shape, -2, plan.rows)
         width = across.count(shape, -1, plan.row_columns)
-        width = width if shape.source_bf16 else round_up(width, max(1, types.lanes // unit))
+        if shape.tap_pairs:
+            width = round_up(width + types.lanes - 1, types.lanes)  # vectors of a line may begin anywhere
+        elif not shape.source_bf16:
+            width = round_up(width, max(1, types.lanes // unit))
         channel, outer = prod(shape.kernel[:-2]) * lines * width, (lines * width,)
-        if not shape.source_block and crowded(16, channel, types.size):
+        if not shape.source_block and crowded(16, channel, 2 if half else types.size):
             channel += types.aligned(1)
     row, column = down.step * width * unit, across.step * unit
-    step = 2 if shape.source_bf16 else 1
-    return Source(unit, step, lines, width, channel, outer, row, column, dilation_h * width, dilation_w)
+    return Source(half, unit, lines, width, channel, outer, row, column, dilation_h * width, dilation_w)
 
 
-def levels_of(shape: Window, source: Source, strip: bool) -> list[tuple[int, int]]:
-    """The loops over a sum's terms, the innermost last: count and distance in x. Neighbours in a row of taps are none
-    of the innermost loop's: gcc would keep what two positions of a tile read in registers, of which none are left."""
+@dataclass(frozen=True)
+class Level:
+    """A loop over terms of a sum, which lie so far from each other in x."""
+
+    count: int
+    step: int
+    early: int = 0  # by how much the last one lies nearer
+
+    @property
+    def span(self) -> int:
+        """How far all iterations go."""
+        return self.count * self.step - self.early
+
+
+def levels_of(shape: Window, source: Source, strip: bool) -> list[Level]:
+    """The loops over a sum's terms, the innermost last. Neighbours in a row of taps are none of the innermost loop's:
+    gcc would keep what two positions of a tile read in registers, of which none are left."""
     outer = [prod(shape.kernel[:-2])] if strip else list(shape.kernel[:-2])
-    taps = list(zip(outer, source.outer, strict=True))
-    rows, columns = (shape.kernel[-2], source.tap_row), (shape.kernel[-1], source.tap_column)
-    channels = (shape.steps, source.channel)
+    taps = [Level(*level) for level in zip(outer, source.outer, strict=True)]
+    rows, columns = Level(shape.kernel[-2], source.tap_row), Level(shape.kernel[-1], source.tap_column)
+    if shape.tap_pairs:
+        columns = Level(shape.row_taps, 2, shape.kernel[-1] % 2)
+    channels = Level(shape.steps, source.channel)
     if shape.source_block:
-        blocks = (shape.ic // shape.source_block, source.channel * source.unit)
-        levels = [*taps, rows, columns, blocks, (source.unit // source.step, source.step)]
+        step = 2 if source.half else 1
+        blocks = Level(shape.ic // shape.source_block, source.channel * source.unit)
+        levels = [*taps, rows, columns, blocks, Level(source.unit // step, step)]
     else:
         levels = [*taps, rows, columns, channels] if channels_inside(shape) else [channels, *taps, columns, rows]
-    return [level for level in levels if level[0] > 1] or [channels]
+    return [level for level in levels if level.count > 1] or [channels]
+
+
+def with_tap_pairs(shape: Window) -> Window:
+    """The window with pairs of taps where those are fewer than pairs of channels: of few channels, an odd number."""
+    if not shape.bf16 or shape.source_block or shape.dilation[-1] > 1:
+        return shape
+    other = replace(shape, tap_pairs=True)
+    return other if other.steps * other.taps < shape.steps * shape.taps else shape
 
 
 def channels_inside(shape: Window) -> bool:
@@ -196,7 +225,7 @@ def _cost(shape: Window, types: Types, plan: Plan, spread: Spread | None) -> flo
         across = Axis.of(shape, -1, True)
         each = 10 + 3 * source.width / types.lanes * (1 if across.source == 1 else types.lanes / 3)
         if shape.source_bf16:
-            each = COPY_CYCLES * (1 + source.width) * source.step / source.unit
+            each = COPY_CYCLES * (1 + source.width) * 2 / source.unit
         copy = shape.steps * prod(shape.kernel[:-2]) * source.lines * each
     tasks = _blocks_of_call(shape, plan.rows, plan.row_columns) * plan.parts
     panel = depth * plan.nv * types.lanes
@@ -250,8 +279,9 @@ def direct_plan(
     shape: Window, isa: Isa, types: Types, prefer: str = "", spread: Spread | None = None
 ) -> tuple[Plan, Choice]:
     """The best blocks and register tile, and how they were chosen; ``spread``: where results lie, if not densely."""
+    shape = with_tap_pairs(shape)
     vectors = ceil(shape.oc / types.lanes)
-    strips = (False, True) if shape.inside() and not shape.converts else (True,)
+    strips = (False, True) if shape.inside() and (shape.source_bf16 or not shape.bf16) else (True,)
     apart = spread is not None and not shape.target_block  # sums are, in whole rows
 
     def plans() -> Iterator[Plan]:

@@ -39,20 +39,26 @@ class Window:
     target_block: int = 0
     source_bf16: bool = False  # how it lies in memory
     target_bf16: bool = False
+    tap_pairs: bool = False  # two taps of a row make a step where operands are rounded, instead of two channels
 
     @property
     def taps(self) -> int:
-        return prod(self.kernel)
+        return prod(self.kernel[:-1]) * self.row_taps
+
+    @property
+    def row_taps(self) -> int:
+        """Taps of a row of the kernel, or pairs of them: of an odd number, the last one begins a tap earlier."""
+        return -(-self.kernel[-1] // 2) if self.tap_pairs else self.kernel[-1]
 
     @property
     def steps(self) -> int:
         """Channels of the source in a group, or pairs of them, the last one's second filled up with zeros."""
-        return -(-self.ic // 2) if self.bf16 else self.ic
+        return -(-self.ic // 2) if self.bf16 and not self.tap_pairs else self.ic
 
     @property
-    def converts(self) -> bool:
-        """Whether pairs have to be made of what is read before they are multiplied."""
-        return self.bf16 and not self.source_bf16
+    def channel_pairs(self) -> bool:
+        """Whether pairs of channels have to be made of what is read before they are multiplied."""
+        return self.bf16 and not self.source_bf16 and not self.tap_pairs
 
     @property
     def beside(self) -> float:
@@ -70,7 +76,7 @@ class Window:
     def weights_at(self, head: str, group: str, channel: str = "ci") -> str:
         """C for the first tap that a row of the micro-kernel's a needs: of output `row0` and input channel `ci`, or
         the first channel of that pair."""
-        step = self.w_channel * (2 if self.bf16 else 1)
+        step = self.w_channel * (2 if self.bf16 and not self.tap_pairs else 1)
         terms = [(group, self.w_group), ("row0", self.w_row), (channel, step)]
         return affine(terms, self.taps - 1 if self.flipped else 0, head=head)
 
