@@ -28,7 +28,9 @@ BALANCE = 4  # tasks come in multiples of this where they are few, for that many
 INNER_CHANNELS = 8  # from which the loop over channels is the innermost one, else the one over a column of taps
 FAR_CYCLES = 0.3  # for a vector of a panel that does not stay in the L1 cache
 PAIR_CYCLES = 0.68  # of the broadcast of a pair, which compilers do not make an operand of its product
-PACK_CYCLES = {"vector": 0.2, "columns": 0.4, "scalar": 1.2, "pairs": 2.4}  # of one term of an output channel
+PACK_CYCLES = {  # of one term of an output channel
+    "vector": 0.2, "columns": 0.4, "scalar": 1.2, "pairs": 2.4, "columns of pairs": 1.6,
+}  # fmt: skip
 STORE_CYCLES = 6.0  # of one vector of results
 PAIR_STORE_CYCLES = 4.2  # the same beside products of pairs, which leave more time for it
 BLOCK_CYCLES = 2.0  # of one that need not be turned
@@ -265,14 +267,15 @@ def _blocks_of_call(shape: Window, rows: int, columns: int) -> int:
 
 def packing(shape: Window, types: Types) -> str:
     """How weights are packed: a vector at a time, `COLUMNS` neighbouring terms of each output channel, or singly; or in
-    rounded pairs."""
+    rounded pairs, `COLUMNS` of them or singly."""
+    run = shape.steps if shape.taps == 1 else shape.taps
+    whole = run >= COLUMNS and shape.oc % types.lanes == 0
     if shape.bf16:
-        return "pairs"
+        return "columns of pairs" if whole and not shape.tap_pairs and shape.ic % 2 == 0 else "pairs"
     if shape.w_row == 1:
         return "vector"
-    run = shape.ic if shape.taps == 1 else shape.taps
     along = shape.w_channel == 1 or shape.taps > 1
-    return "columns" if along and run >= COLUMNS and shape.oc % types.lanes == 0 else "scalar"
+    return "columns" if along and whole else "scalar"
 
 
 def direct_plan(

@@ -15,6 +15,7 @@ import test_conv_blocks
 import test_frozen
 import test_gemm
 from contraction_harness import WARNINGS, Library, bf16, local_names
+from test_conv import conv
 
 from lossc.codegen.contraction import LOCALS
 from lossc.codegen.contractions import Contraction, rounded
@@ -69,6 +70,42 @@ def test_channels_in_blocks(isa, tmp_path):
     library = Library(codes, isa, "f32", tmp_path, optimise=QUICK)
     for seed, spec in enumerate(specs):
         test_conv.check(library, spec, "f32", seed, threads=(1, 2, 3))
+
+
+def few_channels() -> list[ConvSpec]:
+    """Whose pairs are of neighbouring taps, an odd number in a row and an even one."""
+    shapes = {
+        "first": (2, 1, 3, 48, (29, 33), (7, 7), (2, 2), (3, 3), (1, 1)),
+        "far": (1, 1, 3, 32, (47, 46), (11, 11), (4, 4), (0, 1), (1, 1)),
+        "grey": (3, 1, 1, 20, (14, 15), (5, 5), (1, 1), (0, 2), (1, 1)),
+        "even": (2, 1, 1, 16, (19, 18), (3, 4), (1, 2), (1, 5), (2, 1)),
+        "groups": (2, 2, 6, 64, (9, 40), (1, 5), (1, 3), (0, 2), (1, 1)),
+        "one": (2, 1, 5, 33, (8, 9), (1, 2), (1, 1), (0, 0), (1, 1)),
+        "signal": (2, 1, 1, 32, (100,), (9,), (3,), (4,), (1,)),
+        "volume": (2, 1, 1, 16, (5, 6, 9), (2, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    }
+    specs = [conv(name, "forward", *shape, bf16=True) for name, shape in shapes.items()]
+    return [*specs, test_conv_blocks.in_blocks(replace(specs[0], name="blocks"), 0, 16, (3, 48))]
+
+
+@pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
+def test_pairs_of_taps(isa, tmp_path):
+    """What is no number reaches those sums alone that it is a term of."""
+    specs = few_channels()
+    codes = {s.name: test_conv_algorithms.code("direct", s, isa, "f32") for s in specs}
+    assert all("pairs of taps" in code.text for code in codes.values())
+    library = Library(codes, isa, "f32", tmp_path, optimise=QUICK)
+    for seed, spec in enumerate(specs):
+        test_conv.check(library, spec, "f32", seed, threads=(1, 3))
+    for spec in specs[:-1]:
+        shapes = ((spec.n, spec.ci, *spec.in_shape), (spec.co, spec.ci // spec.groups, *spec.kernel),
+                  (spec.n, spec.co, *spec.out_shape))  # fmt: skip
+        x, w, y = (np.full(shape, fill, np.float32) for shape, fill in zip(shapes, (0, 1, 0), strict=True))
+        x.reshape(-1)[x.size // 2] = 1
+        reached = test_conv.reference(spec, *(a.astype(np.float64) for a in (x, w, y))) > 0
+        x[x > 0] = np.nan
+        library.run(spec.name, [x.reshape(-1), w.reshape(-1), y.reshape(-1)], 1)
+        np.testing.assert_array_equal(np.isnan(y), reached, spec.name)
 
 
 @pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
@@ -134,7 +171,7 @@ def test_frozen_operands_are_rounded_once(isa, tmp_path):
 def test_no_warnings_with_or_without_the_instructions(compiler, tmp_path):
     if not shutil.which(compiler):
         pytest.skip(f"no {compiler}")
-    specs = [*convolutions(5)[:12], *products(5)]
+    specs = [*convolutions(5)[:12], *few_channels(), *products(5)]
     codes = {}
     for spec in specs:
         code = gemm_code if isinstance(spec, GemmSpec) else conv_code
@@ -175,7 +212,7 @@ def test_winograd_rounds_nothing(tmp_path):
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
 def test_the_c_is_tidy(isa):
     """Short lines, the same text each time, and no name that a parameter could shadow."""
-    contractions = [Contraction(spec) for spec in (*convolutions(0), *products(0))]
+    contractions = [Contraction(spec) for spec in (*convolutions(0), *few_channels(), *products(0))]
     named = [(c, name) for c in contractions for name, _ in c.code(isa, "f32").choice.ranked[:2]]
     for contraction, name in named:
         text = contraction.code(isa, "f32", name).text
