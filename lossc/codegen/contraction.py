@@ -216,6 +216,11 @@ class Finish:
     def mentions(self, name: str) -> bool:
         return any(re.search(rf"\b{name}\b", line) for line in self.lines)
 
+    def reads(self, name: str) -> list[tuple[str, bool]]:
+        """C for the addresses that mention a name from which the lines load vectors, and whether those are bfloat16."""
+        found = re.findall(r"_load(_bf16)?\(([^()]+)\)", " ".join(self.lines))
+        return [(address, half != "") for half, address in found if re.search(rf"\b{name}\b", address)]
+
 
 def finish(spec: Any, load: str, store: str) -> Finish:
     """The view of a spec's alpha, accumulate and epilogue."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
-from lossc.codegen.contraction import Finish, Types
+from lossc.codegen.contraction import CACHE_LINE, L2_BYTES, Finish, Types
 from lossc.codegen.conv_direct_plan import Plan
 from lossc.codegen.conv_window import Spread, Window, affine
 
@@ -31,6 +32,8 @@ def block_view(
     own += [(f"const {types.vec} alpha", "alpha")] if view_f.alpha else []
     own += [(f"const int {view_f.accumulate}", view_f.accumulate)] if isinstance(view_f.accumulate, str) else []
     panel = [(at["group"], shape.oc), ("tile", plan.nv * types.lanes)]
+    far = shape.n * shape.groups * shape.oc * prod(shape.out_shape) * types.size > L2_BYTES
+    fetches = view_f.reads("j") if shape.target_bf16 and far else []
     image = (at["n"], shape.target_strides[0])
 
     def block_of(c: str) -> str:
@@ -51,10 +54,12 @@ def block_view(
         "first": affine(first),
         "j": affine([*first, *within("i")]),
         "row": affine([(term, factor * size) for term, factor in within("r")]),
+        "fetch": [{"at": address, "step": CACHE_LINE // (size * (2 if half else types.size)) or 1}
+                  for address, half in fetches],
         "skips": skips,
         "stale": bool(fresh and tile),
         "stored": " + ".join(f"({new} - {old})" + (f" * {by}" if by > 1 else "") for new, old, by in fresh) or "0",
-    }
+    }  # fmt: skip
 
 
 def _positions(

@@ -14,7 +14,7 @@ from test_bf16 import HERE, NATIVE, QUICK
 from test_conv import epilogue, planes, random_spec
 from test_conv_blocks import in_blocks, layers
 
-from lossc.codegen.contraction import LOCALS
+from lossc.codegen.contraction import L2_BYTES, LOCALS, Epilogue
 from lossc.codegen.conv import ConvSpec, conv_code
 from lossc.errors import InternalError
 from lossc.ir.blob import BLOCK
@@ -66,8 +66,10 @@ def check(library: Library, spec: ConvSpec, seed: int, threads: tuple[int, ...] 
     x = flat(spec.n, spec.ci, spec.x_strides, spec.in_shape)[GUARD:-GUARD]
     before = flat(spec.n, spec.co, spec.y_strides, spec.out_shape)
     w = rng.standard_normal(spec.co * spec.ci // spec.groups * prod(spec.kernel)).astype(np.float32)
-    sizes = (spec.co, prod(spec.out_shape), spec.n) if spec.epilogue else ()
-    extra = [rng.standard_normal(size).astype(np.float32) for size in sizes]
+    sizes = {"channel": spec.co, "position": prod(spec.out_shape), "each": spec.n, "other": before.size}
+    args = [arg.split("*restrict ")[1] for arg in spec.epilogue.args] if spec.epilogue else []
+    extra = [rng.standard_normal(sizes[arg]).astype(np.float32) for arg in args]
+    extra = [halves(each) if arg == "other" else each for arg, each in zip(args, extra, strict=True)]
 
     def run(name: str, image: np.ndarray, result: np.ndarray, count: int) -> np.ndarray:
         operand = library.prepare(name, w) if frozen else w
@@ -85,6 +87,13 @@ def check(library: Library, spec: ConvSpec, seed: int, threads: tuple[int, ...] 
         else:
             rounded = expected
         np.testing.assert_array_equal(found.view(np.int32), rounded.view(np.int32), f"{count} threads: {spec}")
+
+
+def joined(spec: ConvSpec) -> Epilogue:
+    """acc + other, which lies as y does."""
+    other = f"other + n * {spec.y_strides[0]} + c * {spec.y_strides[1]} + j * {BLOCK}"
+    lines = (f"const vf32 out = vf32_add(acc, vf32_load_bf16({other}));",)
+    return Epilogue(lines, ("const uint16_t *restrict other",))
 
 
 def library_of(specs: list[ConvSpec], isa, folder, names: dict[str, str] | None = None, **how) -> Library:
@@ -118,6 +127,16 @@ def test_read_in_place_and_from_strips(tmp_path):
         code = library.codes[spec.name]
         assert code.choice.name == names[spec.name]
         assert ("uint16_t *restrict strip" in code.text) == ("strip" in spec.name)
+        check(library, spec, seed)
+
+
+def test_what_is_added_to_results_is_fetched_while_they_are_computed(tmp_path):
+    specs = [replace(s, name=f"{s.name}_joined", epilogue=joined(s)) for s in known() if s.y_block]
+    library = library_of(specs, NATIVE, tmp_path)
+    fetched = ["PREFETCH(other" in library.codes[spec.name].text for spec in specs]
+    large = [spec.n * spec.co * prod(spec.out_shape) * 4 > L2_BYTES for spec in specs]
+    assert fetched == [far and spec.y_bf16 for far, spec in zip(large, specs, strict=True)] and len(set(fetched)) == 2
+    for seed, spec in enumerate(specs):
         check(library, spec, seed)
 
 
