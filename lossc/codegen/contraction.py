@@ -147,6 +147,15 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """How numbers lie in memory: their C type, and the functions that load and store a vector of them."""
+
+    real: str
+    load: str
+    store: str
+
+
+@dataclass(frozen=True)
 class Types:
     """Names of the element and vector type."""
 
@@ -154,6 +163,11 @@ class Types:
     vec: str
     lanes: int
     size: int
+
+    def stored(self, half: bool = False) -> Stored:
+        """As reals, or as bfloat16."""
+        kind = "_bf16" if half else ""
+        return Stored("uint16_t" if half else self.real, f"{self.vec}_load{kind}", f"{self.vec}_store{kind}")
 
     def aligned(self, count: int) -> int:
         """`count` reals rounded up to whole cache lines."""
@@ -188,6 +202,7 @@ class Micro:
     b_column: int = 0  # of a dot tile, like depth
     depth: int = 0
     pairs: bool = False  # the elements of a and b are pairs of bfloat16
+    halves: bool = False  # a lies as bfloat16: its strides count these, not pairs
 
     @property
     def multiply(self) -> str:
@@ -196,7 +211,8 @@ class Micro:
 
     def head(self, types: Types) -> str:
         """The function's head; out gets `depth` terms a sum, of `columns` valid columns where that can vary."""
-        params = ["const ptrdiff_t depth", "const real *restrict a", "const real *restrict b", "real *restrict out"]
+        a = "uint16_t" if self.halves else "real"
+        params = ["const ptrdiff_t depth", f"const {a} *restrict a", "const real *restrict b", "real *restrict out"]
         params += ["const int add"] if self.add else []
         params += ["const int columns"] if self.masked else []
         return types.head(self.name, params)

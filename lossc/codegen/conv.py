@@ -147,7 +147,6 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
         if choice.name == other.name:
             code = direct_code(spec, turned, isa, types, prefer)
         code = replace(code, choice=choice)
-    turned = replace(turned, bf16=False)  # Winograd's transforms stay in float32
     among = filterings(turned, winograd)
     if among and dtype == "f32" and min(shape.ic, shape.oc) >= WINOGRAD_CHANNELS:
         weights = spec.direction == "bwd_weights"

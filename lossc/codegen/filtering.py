@@ -13,7 +13,7 @@ from fractions import Fraction
 from math import ceil
 from typing import ClassVar
 
-from lossc.codegen.contraction import Types
+from lossc.codegen.contraction import Stored, Types
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
@@ -110,8 +110,8 @@ def _quotient(value: Fraction, types: Types) -> str:
 class Sandwich:
     """The view of a C function for M D M^T of one tile, ``lanes`` channels at once.
 
-    D's element (i, j) lies at from + i * from_line + j * from_step, the result's likewise. A ``from_line`` of 0 stands
-    for the parameter ``row``.
+    D's element (i, j) lies at from + i * from_line + j * from_step, stored as ``source``; the result's likewise, as
+    ``target``. A ``from_line`` of 0 stands for the parameter ``row``.
     """
 
     name: str
@@ -123,15 +123,20 @@ class Sandwich:
     from_step: int
     to_line: int
     to_step: int
+    source: Stored
+    target: Stored
 
 
 def sandwich(
-    name: str, what: str, matrix: Matrix, types: Types, source: tuple[int, int], target: tuple[int, int]
-) -> Sandwich:
-    """``source`` and ``target``: distances of lines and of neighbours in a line, in elements."""
+    name: str, what: str, matrix: Matrix, types: Types, source: tuple[int, int], target: tuple[int, int],
+    halves: tuple[bool, bool] = (False, False),
+) -> Sandwich:  # fmt: skip
+    """``source`` and ``target``: distances of lines and of neighbours in a line, in elements; ``halves``: whether they
+    lie as bfloat16."""
     ins = len(matrix[0])
     sums = tuple(vector_sum(row, [f"d{k}" for k in range(ins)], types) for row in matrix)
-    return Sandwich(name, what, ins, len(matrix), sums, *source, *target)
+    stored = (types.stored(half) for half in halves)
+    return Sandwich(name, what, ins, len(matrix), sums, *source, *target, *stored)
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,7 @@ class Strip:
     channel: int  # distance of channels in the image
     lanes: int
     tail: bool  # the last vector has fewer channels
+    stored: Stored
 
     @property
     def size(self) -> int:
@@ -226,6 +232,8 @@ class Windows:
     in_width: int
     block: int
     over: str  # C for whether the window at `line` and `column` lies over an edge, or nothing where none does
+    stored: Stored
+    copy: str  # C for where the copy lies
 
     @property
     def scratch(self) -> int:
@@ -240,17 +248,25 @@ class Windows:
 
 def source_of(
     name: str, blocks: Blocks, overlap: int, pad: Sequence[int], in_shape: Sequence[int], channels: int, channel: int,
-    block: int, types: Types,
+    block: int, types: Types, half: bool = False, multiple: int = 1,
 ) -> Strip | Windows:  # fmt: skip
-    """How tiles read an image with its ``channels`` in blocks, or in planes ``channel`` apart."""
+    """How tiles read an image with its ``channels`` in blocks, or in planes ``channel`` apart; ``half``: as bfloat16.
+    They read a ``multiple`` of channels at least, zeros behind the last one."""
     m, lanes = blocks.m, types.lanes
     lines, width = blocks.rows * m + overlap, blocks.columns * m + overlap
     if not block:
         copied = max(0, min(in_shape[1], width - pad[1]))
-        tail = channels % lanes != 0
-        return Strip(lines, width, m, overlap, pad[0], pad[1], in_shape[0], in_shape[1], copied, channel, lanes, tail)
+        tail = channels % max(lanes, multiple) != 0
+        return Strip(
+            lines, width, m, overlap, pad[0], pad[1], in_shape[0], in_shape[1], copied, channel, lanes, tail,
+            types.stored(),
+        )  # fmt: skip
     ends = blocks.tile_rows * m + overlap - pad[0], width - pad[1]
     edges = [f"{at} < 0" for at, before in zip(("line", "column"), pad, strict=True) if before]
     for at, end, extent in zip(("line", "column"), ends, in_shape, strict=True):
         edges += [f"{at} > {extent - m - overlap}"] if end > extent else []
-    return Windows(name, m, m + overlap, pad[0], pad[1], in_shape[0], in_shape[1], block, " || ".join(edges))
+    stored = types.stored(half)
+    return Windows(
+        name, m, m + overlap, pad[0], pad[1], in_shape[0], in_shape[1], block, " || ".join(edges), stored,
+        f"({stored.real} *)strip" if half else "strip",
+    )  # fmt: skip

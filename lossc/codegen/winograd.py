@@ -9,7 +9,7 @@ the same steps backwards.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -50,15 +50,20 @@ TRANSFORM = 1.2  # cycles an element of a transformed tile, for a vector of chan
 TURN = 0.6  # cycles an element of the image, where its channels do not lie in blocks
 
 
+PAIRS_M = 2  # the largest tile whose transforms bfloat16 can hold
+
+
 @dataclass(frozen=True)
 class _Plan:
     filtering: Filtering
     mr: int  # tiles
     nv: int
     blocks: Blocks
+    pairs: bool = False  # transformed tiles and weights are rounded to bfloat16
 
     def __str__(self) -> str:
-        return f"{self.filtering} {self.mr}x{self.nv} tiles {self.blocks.tiles}"
+        rounded = "bf16 " if self.pairs else ""
+        return f"{rounded}{self.filtering} {self.mr}x{self.nv} tiles {self.blocks.tiles}"
 
 
 def filterings(shape: Window, largest: int) -> tuple[Filtering, ...]:
@@ -78,11 +83,12 @@ def transform_cycles(filtering: Filtering, shape: Window, types: Types) -> float
 
 def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     """Cycles of the whole convolution, for one thread."""
+    shape = replace(shape, bf16=plan.pairs)
     square, blocks = plan.filtering.products ** 2, plan.blocks
     panels = ceil(shape.oc / (plan.nv * types.lanes))
     step = tile_cycles(plan.mr, plan.nv)
-    compute = square * panels * ceil(blocks.tiles / plan.mr) * (shape.ic * step + 4 * plan.mr * plan.nv + 20)
-    weights = square * panels * plan.nv * types.lanes * shape.ic * types.size
+    compute = square * panels * ceil(blocks.tiles / plan.mr) * (shape.steps * step + 4 * plan.mr * plan.nv + 20)
+    weights = square * panels * plan.nv * types.lanes * shape.steps * types.size
     reading = weights / STREAM_BYTES if weights > L2_BYTES else 0.0
     transform = blocks.tiles * transform_cycles(plan.filtering, shape, types)
     once = 0.0 if shape.frozen else weights / types.size * (10.0 / square + 0.5)
@@ -103,6 +109,8 @@ def winograd_plan(
             for blocks in found:
                 for mr, nv in tiles(isa, types, blocks.tiles):
                     yield _Plan(filtering, mr, nv, blocks)
+                    if shape.bf16 and filtering.m <= PAIRS_M:
+                        yield _Plan(filtering, mr, nv, blocks, pairs=True)
 
     return choose(plans(), lambda plan: _cost(shape, types, plan), lambda plan: f"conv winograd {plan}", prefer)
 
@@ -128,6 +136,13 @@ def _target_at(shape: Window, lanes: int) -> str:
     return affine([("n", image), *where], head=shape.target)
 
 
+def _absent(shape: Window, nr: int) -> str:
+    """C for whether channel `k` of a pair or output channel `r` of a panel's vector does not exist, or nothing where
+    all do."""
+    absent = [f"2 * ci + k >= {shape.ic}"] if shape.ic % 2 else []
+    return " || ".join([*absent, f"row0 + r >= {shape.oc}"] if shape.oc % nr else absent)
+
+
 def _inside(blocks: Blocks) -> str:
     """C for whether element (i, l) of the tile at `line` and `column` is an output, or nothing where all are."""
     sides = ("line + i", blocks.height), ("column + l", blocks.width)
@@ -139,37 +154,42 @@ def winograd_code(
 ) -> Code:
     """The C function for a spec whose output is the window's target, with the best of the filterings."""
     plan, choice = winograd_plan(shape, isa, types, among, prefer)
+    shape = replace(shape, bf16=plan.pairs)
     filtering, blocks, lanes = plan.filtering, plan.blocks, types.lanes
     m, products = filtering.m, filtering.products
-    nr = plan.nv * lanes
+    nr, each = plan.nv * lanes, 2 if plan.pairs else 1  # transformed inputs in a real's place
     panels, count = ceil(shape.oc / nr), blocks.tiles
-    ic_row, oc_row = round_up(shape.ic, lanes), panels * nr
+    ic_row, oc_row = round_up(shape.ic, max(lanes, each)) // each, panels * nr
     if crowded(plan.mr, ic_row, types.size):
         ic_row += lanes
     turned_plane, sums_plane = (plane(count * row, products, types) for row in (ic_row, oc_row))
+    turned_size = products**2 * turned_plane
+    ic_row, turned_plane = ic_row * each, turned_plane * each
+    turned, y = types.stored(plan.pairs), types.stored(shape.target_bf16)
     source = source_of(
         f"{spec.name}_window", blocks, filtering.r - 1, shape.pad, shape.in_shape, shape.ic, shape.source_strides[1],
-        shape.source_block, types,
+        shape.source_block, types, shape.source_bf16, each,
     )  # fmt: skip
     whole = blocks.columns * m == blocks.width
     lines_row = round_up(blocks.width * (blocks.rows * m if whole else 1), lanes)
     micro = Micro(
         f"{spec.name}_tile", f"a: transformed {shape.source}, b: transformed {spec.w}.", plan.mr, plan.nv, nr,
-        ic_row, 1, nr, oc_row,
+        ic_row, each, nr, oc_row, pairs=plan.pairs, halves=plan.pairs,
     )  # fmt: skip
     strip_size = max(source.scratch, 0 if shape.target_block else blocks.rows * blocks.columns * m**2 * lanes)
     at, offsets = 0, {}
     for name, size in (
-        ("turned", products**2 * turned_plane),
+        ("turned", turned_size),
         ("sums", products**2 * sums_plane),
         ("strip", strip_size),
         ("lines", 0 if shape.target_block else lanes * lines_row),
     ):
         offsets[name] = at
         at += types.aligned(size)
-    packed = types.aligned(shape.groups * products**2 * panels * shape.ic * nr)
+    packed = types.aligned(shape.groups * products**2 * panels * shape.steps * nr)
     shared = 0 if shape.frozen else packed
-    params = parameters(spec, types, (shape.source, "packed" if shape.frozen else spec.w), shape.target)
+    sources = shape.source, "packed" if shape.frozen else spec.w
+    params = parameters(spec, types, sources, shape.target, halves=spec.halves)
     group = "group" if shape.groups > 1 else "0"
     g = {
         "comment": comment(spec.comment),
@@ -180,7 +200,7 @@ def winograd_code(
         "turns": not (shape.source_block and shape.target_block),
         "to_input": sandwich(
             f"{spec.name}_input", f"B^T {shape.source} B of a tile", filtering.input, types,
-            source.steps, (products * turned_plane, turned_plane),
+            source.steps, (products * turned_plane, turned_plane), (shape.source_bf16, plan.pairs),
         ),
         "to_output": sandwich(
             f"{spec.name}_output", f"A^T (sums of products) A: a tile of {shape.target}", filtering.output, types,
@@ -191,17 +211,24 @@ def winograd_code(
         "products": products,
         "groups": shape.groups,
         "ic": shape.ic,
+        "steps": shape.steps,
+        "pairs": plan.pairs,
         "oc": shape.oc,
+        "turned": turned,
+        "turned_from": f"({turned.real} *)local" if plan.pairs else "local",
+        "y": y,
         "turned_plane": turned_plane,
         "sums_plane": sums_plane,
         "ic_row": ic_row,
         "oc_row": oc_row,
-        "ic_vectors": ceil(shape.ic / lanes),
+        "ic_vectors": round_up(shape.ic, max(lanes, each)) // lanes,
         "oc_vectors": ceil(shape.oc / lanes),
         "panels": panels,
         "lines_row": lines_row,
         "w": spec.w,
         "w_row": shape.w_row,
+        "w_channel": shape.w_channel,
+        "w_absent": _absent(shape, nr),
         "w_from": shape.weights_at(spec.w, group),
         "pack_here": not shape.frozen,
         "flip": shape.flipped,
@@ -212,7 +239,7 @@ def winograd_code(
         "out_at": _target_at(shape, lanes),
     }  # fmt: skip
     if shape.target_block:
-        view_f = finish(spec, load=f"{types.vec}_load(o)", store=f"{types.vec}_store(o, %s)")
+        view_f = finish(spec, load=f"{y.load}(o)", store=f"{y.store}(o, %s)")
     else:
         view_f = finish(spec, load=f"{types.vec}_load_n(o, m)", store=f"{types.vec}_store_n(o, %s, m)")
     text = render("conv_winograd.c.j2", {}, t=types, k=micro, f=view_f, b=blocks, s=source, g=g)
