@@ -47,6 +47,7 @@ BLOCKS = (16, 32, 64, 128, 256)  # tiles
 BALANCE = 4  # tasks come in multiples of this where they are few, for that many threads
 STREAM_BYTES = 8.0  # of transformed weights that come from beyond the L2 cache, in a cycle
 TRANSFORM = 1.2  # cycles an element of a transformed tile, for a vector of channels
+PAIR_TRANSFORM = 0.7  # of that, where it is stored as bfloat16
 TURN = 0.6  # cycles an element of the image, where its channels do not lie in blocks
 
 
@@ -87,10 +88,11 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     square, blocks = plan.filtering.products ** 2, plan.blocks
     panels = ceil(shape.oc / (plan.nv * types.lanes))
     step = tile_cycles(plan.mr, plan.nv)
-    compute = square * panels * ceil(blocks.tiles / plan.mr) * (shape.steps * step + 4 * plan.mr * plan.nv + 20)
+    store = (4 * plan.mr * plan.nv + 20) * shape.beside
+    compute = square * panels * ceil(blocks.tiles / plan.mr) * (shape.steps * step + store)
     weights = square * panels * plan.nv * types.lanes * shape.steps * types.size
     reading = weights / STREAM_BYTES if weights > L2_BYTES else 0.0
-    transform = blocks.tiles * transform_cycles(plan.filtering, shape, types)
+    transform = blocks.tiles * transform_cycles(plan.filtering, shape, types) * (PAIR_TRANSFORM if plan.pairs else 1.0)
     once = 0.0 if shape.frozen else weights / types.size * (10.0 / square + 0.5)
     resident = square * (shape.ic + shape.oc) * blocks.tiles * types.size
     penalty = 1.0 if resident <= L2_BYTES else 1.1 if resident <= 4 * L2_BYTES else 1.25
@@ -137,9 +139,9 @@ def _target_at(shape: Window, lanes: int) -> str:
 
 
 def _absent(shape: Window, nr: int) -> str:
-    """C for whether channel `k` of a pair or output channel `r` of a panel's vector does not exist, or nothing where
+    """C for whether channel `part` of a pair or output channel `r` of a panel's vector does not exist, or nothing where
     all do."""
-    absent = [f"2 * ci + k >= {shape.ic}"] if shape.ic % 2 else []
+    absent = [f"2 * ci + part >= {shape.ic}"] if shape.ic % 2 else []
     return " || ".join([*absent, f"row0 + r >= {shape.oc}"] if shape.oc % nr else absent)
 
 

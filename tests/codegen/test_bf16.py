@@ -199,16 +199,6 @@ def test_which_contractions_are_rounded():
         conv_code(replace(conv, direction="bwd_data", bf16=True), AVX512, "f32")
 
 
-def test_winograd_rounds_nothing(tmp_path):
-    """Where it is estimated faster it stays in float32; without it all candidates round."""
-    spec = test_conv.conv("c", "forward", 2, 1, 128, 192, (28, 28), (3, 3), (1, 1), (1, 1), (1, 1))
-    plain, rounds = (conv_code(replace(spec, bf16=each), NATIVE, "f32", winograd=4) for each in (False, True))
-    assert plain.text == rounds.text and plain.choice.name.startswith("conv winograd")
-    alone = conv_code(replace(spec, bf16=True), NATIVE, "f32").choice
-    algorithms = {name.split(" bf16 ")[0] for name, _ in alone.ranked}
-    assert algorithms == {"conv direct 3x3", "conv gather 3x3"}
-
-
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
 def test_the_c_is_tidy(isa):
     """Short lines, the same text each time, and no name that a parameter could shadow."""

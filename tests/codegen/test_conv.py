@@ -126,8 +126,12 @@ def planes(array, shape, strides, block=0):
     return np.lib.stride_tricks.as_strided(array, shape, [s * array.itemsize for s in strides])
 
 
-def check(library: Library, spec: ConvSpec, dtype: str, seed: int, threads=(1, 2, 4), growth: float = 1.0) -> None:
-    """`growth`: how much larger an algorithm's rounding errors are than those of plain sums."""
+def check(
+    library: Library, spec: ConvSpec, dtype: str, seed: int, threads=(1, 2, 4), growth: float = 1.0,
+    computed=reference,
+) -> None:  # fmt: skip
+    """`growth`: how much larger an algorithm's rounding errors are than those of plain sums; `computed`: what it
+    computes."""
     rng = np.random.default_rng(seed)
     real = REAL[dtype]
     x_shape, y_shape = (spec.n, spec.ci, *spec.in_shape), (spec.n, spec.co, *spec.out_shape)
@@ -152,7 +156,7 @@ def check(library: Library, spec: ConvSpec, dtype: str, seed: int, threads=(1, 2
         key: planes(read(a).astype(np.float64)[GUARD:], shape, *where).reshape(shape)
         for key, (a, shape, *where) in layout.items()
     }
-    value = float(spec.alpha.rstrip("f")) * reference(spec, wide["x"], wide["w"], wide["y"])
+    value = float(spec.alpha.rstrip("f")) * computed(spec, wide["x"], wide["w"], wide["y"])
     extra = []
     if spec.epilogue:
         channel, position = (rng.standard_normal(k).astype(real) for k in (shape[1], prod(shape[2:])))
