@@ -47,8 +47,9 @@ class ConvSpec:
     as bfloat16 (``uint16_t``, strides in elements all the same), for which its channels must be in blocks. ``x``,
     ``w``, ``y`` are parameter names. ``alpha`` is a C literal or an expression read once, ``alpha_args`` the parameters
     that it needs. ``accumulate`` adds to what the output holds, always or where the int parameter that it names is not
-    0. ``frozen`` is ``w`` where that is the same in every call. ``bf16``, forward alone: products of x and w rounded to
-    bfloat16, in float32 sums, unless Winograd's algorithm is faster in float32.
+    0. ``frozen`` is ``w`` where that is the same in every call. ``bf16``, forward alone: products of numbers rounded to
+    bfloat16, in float32 sums: of x and w, or of what Winograd's algorithm makes of them, unless that is faster in
+    float32.
     """
 
     name: str

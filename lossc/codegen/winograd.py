@@ -4,6 +4,13 @@ Networks", 2015): F(2x2,3x3), F(4x4,3x3) and F(2x2,5x5).
 A task computes all output channels of a block of tiles. Lines of the input are turned so that vectors run along
 channels, each tile is transformed in registers, one matrix product for each element of a transformed tile follows, and
 the same steps backwards.
+
+Where operands may be rounded to bfloat16, these matrix products may be of pairs: of two neighbouring channels of the
+transformed tiles, which then lie as bfloat16, and of the transformed weights. Transforms compute in float32. The
+largest error in the outputs of 64 to 512 channels, beside the largest output, is 0.3 to 0.6% for F(2x2,3x3) and
+F(2x2,5x5), where that of rounded inputs and weights is 0.2 to 0.3%; their root mean square, beside the outputs', 0.33
+to 0.37% against 0.23 to 0.25% (inputs that passed a ReLU, random weights). F(4x4,3x3) comes to 5 to 7%, and 2%: it
+stays in float32.
 """
 
 from __future__ import annotations
@@ -45,13 +52,11 @@ from lossc.codegen.names import comment
 
 BLOCKS = (16, 32, 64, 128, 256)  # tiles
 BALANCE = 4  # tasks come in multiples of this where they are few, for that many threads
+PAIRS_M = 2  # outputs along the edge of the largest tile whose transforms are rounded to bfloat16
 STREAM_BYTES = 8.0  # of transformed weights that come from beyond the L2 cache, in a cycle
 TRANSFORM = 1.2  # cycles an element of a transformed tile, for a vector of channels
 PAIR_TRANSFORM = 0.7  # of that, where it is stored as bfloat16
 TURN = 0.6  # cycles an element of the image, where its channels do not lie in blocks
-
-
-PAIRS_M = 2  # the largest tile whose transforms bfloat16 can hold
 
 
 @dataclass(frozen=True)

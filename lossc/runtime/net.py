@@ -69,7 +69,7 @@ class Net:
     layer types of your own: a Python file, what ``@lossc.loss`` made, a Layer class, or a list of these.
     ``check_labels``: labels out of range are errors; without the check such labels are read past the end of rows.
     ``check_finite``: each pass stops at the first number that is not finite, at the cost of time and memory.
-    ``winograd``: the largest tile of Winograd's convolutions in float32: 2, 4 (3x3 alone; less exact), or 0 for none.
+    ``winograd``: the largest tile of Winograd's convolutions: 2, 4 (3x3 alone, in float32; less exact), or 0 for none.
     ``tuned``: True uses what ``lossc tune`` has measured for this processor, a path what that wrote to a file; without
     it nothing of that is read. ``freeze``: passes keep what they make of the parameters, such as packed and transformed
     weights, which is faster for small batches and takes memory. Whoever reads ``params[...][k].data`` may change what

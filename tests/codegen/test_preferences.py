@@ -36,6 +36,7 @@ BLOCKS = [
     for x, y in ((16, 16), (16, 0), (0, 16))
 ]
 CONTRACTIONS = [Contraction(s, w) for s in (GEMM, FEW, *CONVS, *BLOCKS) for w in ((0, 4) if s in CONVS else (0,))]
+CONTRACTIONS.append(Contraction(replace(CONVS[0], x_block=16, y_block=16, bf16=True), 4))
 MODULES = (
     gemm, conv_direct_plan, conv_gather, conv_scatter, conv_weights, conv_weights_blocks_plan, winograd,
     winograd_weights,

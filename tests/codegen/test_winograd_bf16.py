@@ -61,9 +61,10 @@ def transformed(matrix, tiles: np.ndarray) -> np.ndarray:
 def model(spec: ConvSpec, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> np.ndarray:
     f: Filtering = SMALL[spec.kernel[0]]
     rows, columns = (ceil(size / f.m) for size in spec.out_shape)
-    held = [(rows * f.m + f.r - 1, spec.pad[0], spec.in_shape[0]), (columns * f.m + f.r - 1, spec.pad[1], spec.in_shape[1])]
-    padded = np.zeros((spec.n, spec.ci, *(max(size, pad + inside) for size, pad, inside in held)), np.float32)
-    padded[:, :, *(slice(pad, pad + inside) for _, pad, inside in held)] = x
+    (top, left), (height, width) = spec.pad, spec.in_shape
+    lines, row = max(rows * f.m + f.r - 1, top + height), max(columns * f.m + f.r - 1, left + width)
+    padded = np.zeros((spec.n, spec.ci, lines, row), np.float32)
+    padded[:, :, top : top + height, left : left + width] = x
     tiles = np.lib.stride_tricks.sliding_window_view(padded, (f.window, f.window), (2, 3))[:, :, :: f.m, :: f.m]
     tiles = bf16(transformed(f.input, tiles[:, :, :rows, :columns])).astype(np.float64)
     weights = bf16(transformed(f.weights, w.astype(np.float32))).astype(np.float64)

@@ -124,7 +124,7 @@ def test_the_command_line(net, tmp_path, capsys):
 
 
 def test_tuned_candidates(net, tmp_path, monkeypatch, capsys):
-    """Candidates that round are measured beside Winograd's, which do not, and --tuned finds what was measured."""
+    """Candidates that round are measured beside those that do not, and --tuned finds what was measured."""
     monkeypatch.setattr(tuning, "default_cache", lambda: Cache(tmp_path / "cache"))
     monkeypatch.setattr(tune_module, "_least", lambda run, count, times, seconds: [1.0, 0.5, *[1.0] * (count - 2)])
     where = ["--phase", "test", "--bf16", "--freeze", "--threads", "1"]
