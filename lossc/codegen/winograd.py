@@ -99,7 +99,7 @@ def _cost(shape: Window, types: Types, plan: _Plan) -> float:
     reading = weights / STREAM_BYTES if weights > L2_BYTES else 0.0
     transform = blocks.tiles * transform_cycles(plan.filtering, shape, types) * (PAIR_TRANSFORM if plan.pairs else 1.0)
     once = 0.0 if shape.frozen else weights / types.size * (10.0 / square + 0.5)
-    resident = square * (shape.ic + shape.oc) * blocks.tiles * types.size
+    resident = square * (shape.steps + shape.oc) * blocks.tiles * types.size
     penalty = 1.0 if resident <= L2_BYTES else 1.1 if resident <= 4 * L2_BYTES else 1.25
     per_task = max(compute, reading) + transform
     return shape.groups * (round_up(blocks.count, BALANCE) * per_task * penalty + once)
