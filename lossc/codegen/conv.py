@@ -94,7 +94,9 @@ class ConvSpec:
         shapes = zip(("in", "out", "kernel", "stride", "pad", "dilation"), sizes, strict=True)
         strides = f"x {self.x_strides[0]},{self.x_strides[1]} y {self.y_strides[0]},{self.y_strides[1]}"
         sides = (("x", self.x_block, self.x_bf16), ("y", self.y_block, self.y_bf16))
-        strides += "".join(f" {name}{' bf16' if half else ''} blocks" for name, block, half in sides if block)
+        for name, block, half in sides:
+            lies = (" bf16" if half else "") + (" blocks" if block else "")
+            strides += f" {name}{lies}" if lies else ""
         add = (" add" if self.accumulate else "") + (" frozen" if self.frozen else "") + (" bf16" if self.bf16 else "")
         return (
             f"conv {self.direction} n {self.n} groups {self.groups} ci {self.ci} co {self.co} "
