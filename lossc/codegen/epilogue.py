@@ -96,6 +96,8 @@ def _load(
         return f"{style.v}_set1(*({at}))"
     if lane == 1:
         whole = isinstance(kernel, Conv) and kernel.block(kernel.out)
+        if graph.blobs[root].dtype == "bf16":
+            return f"{style.v}_load_bf16({at})"
         return f"{style.v}_load({at})" if whole else f"{style.v}_load_n({at}, m)"
     return f"{style.v}_load_strided_n({at}, {lane}, m)"
 

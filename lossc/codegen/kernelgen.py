@@ -124,7 +124,19 @@ class KernelWriter:
         """(pointer, real strides) of a part of a blob."""
         pairs = list(zip(ref.shape, ref.strides, strict=True))
         root, offset, strides = self.graph.resolve(ref.blob, ref.offset, pairs)
-        return self.address(root, offset), strides
+        return self._pointer(root, offset), strides
+
+    def _pointer(self, root: str, offset: int = 0) -> str:
+        """C for an element of a memory owner, of the type that it has there."""
+        if (element := self._element(root)) == self.style.real:
+            return self.address(root, offset)
+        return f"({element} *)({self.address(root, 0)})" + (f" + {offset}" if offset else "")
+
+    def _element(self, blob: str) -> str:
+        return {"real": self.style.real, "bf16": "uint16_t", "u8": "unsigned char"}[self.graph.blobs[blob].dtype]
+
+    def _half(self, ref: Ref) -> bool:
+        return self.graph.blobs[ref.blob].dtype == "bf16"
 
     def _bind(
         self, operands: dict[str, Ref], label: Callable[[str], str]
@@ -170,8 +182,8 @@ class KernelWriter:
         if kernel.epilogue is None:
             return None
         lines, params = epilogue_lines(self.graph, kernel, self.style, set(pointers), label)
-        pointers.update({p: self.address(blob, 0) for blob, p in params.items()})
-        return Epilogue(tuple(lines), tuple(f"const {self.style.real} *restrict {p}" for p in params.values()))
+        pointers.update({p: self._pointer(blob) for blob, p in params.items()})
+        return Epilogue(tuple(lines), tuple(f"const {self._element(b)} *restrict {p}" for b, p in params.items()))
 
     def _contraction(self, contraction: Contraction, pointers: dict[str, str]) -> Draft:
         prefer = self.choices.get(contraction.key, "")
@@ -248,6 +260,8 @@ class KernelWriter:
             frozen=self._frozen(params, w=kernel.w) if kernel.direction != "bwd_weights" else "",
             x_block=kernel.block(kernel.x),
             y_block=kernel.block(kernel.y),
+            x_bf16=self._half(kernel.x),
+            y_bf16=self._half(kernel.y),
         )
         limit = self.graph.options.get("winograd", 0)
         return self._contraction(Contraction(self._rounded(spec, node), limit), pointers)
@@ -271,8 +285,6 @@ class KernelWriter:
         mask_kind: Literal["none", "index", "byte"] = "none"
         if kernel.mask is not None:
             mask_kind = "index" if self.graph.blobs[kernel.mask.blob].dtype == "real" else "byte"
-        if mask_kind == "byte":
-            pointers[params["mask"]] = f"(unsigned char *)({pointers[params['mask']]})"
         g = kernel.geometry
         spec = PoolSpec(
             name="",
@@ -295,6 +307,7 @@ class KernelWriter:
             alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
             accumulate=kernel.accumulate,
             block=kernel.block,
+            bf16=self._half(kernel.x),
         )
         return self._draft(spec, pointers, lambda named: Code(*pool_code(named, self.isa, self.dtype)))
 

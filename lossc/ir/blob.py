@@ -9,7 +9,11 @@ from typing import Literal
 
 from lossc.errors import InternalError
 
+Dtype = Literal["real", "bf16", "u8"]
 Role = Literal["input", "activation", "diff", "param", "param_diff", "state", "scratch"]
+
+#: Bytes of an element, where that is not the size of a real.
+WIDTHS: dict[Dtype, int] = {"bf16": 2, "u8": 1}
 
 #: Roles whose memory lives from one call to the next.
 PERSISTENT: frozenset[str] = frozenset({"input", "param", "param_diff", "state"})
@@ -48,7 +52,8 @@ class View:
 class Blob:
     """An array of the net: ``data`` or ``diff`` of a Caffe blob, a parameter, or a temporary.
 
-    ``label`` is the name users know it by (several versions of an in-place blob share one).
+    ``label`` is the name users know it by (several versions of an in-place blob share one). ``dtype``: how its elements
+    lie in memory, "real" being what the net computes in; "bf16" rounds whatever is stored.
     """
 
     name: str
@@ -56,7 +61,7 @@ class Blob:
     role: Role
     label: str = ""
     view: View | None = None
-    dtype: Literal["real", "u8"] = "real"
+    dtype: Dtype = "real"
 
     @property
     def size(self) -> int:

@@ -39,6 +39,9 @@ class Interpreter:
             self._calls += section == "forward"
             for node in self.graph.section(section):
                 node.kernel.numpy(self)
+                for root in {self.graph.root(b) for b in node.kernel.writes()}:
+                    if self.graph.blobs[root].dtype == "bf16":
+                        self._flat[root][...] = _rounded_to_bf16(self._flat[root])
 
     def counter(self) -> int:
         return self._calls
@@ -113,3 +116,9 @@ class Interpreter:
         shape = np.broadcast_shapes(table.shape[:-1], pick.shape)
         table = np.broadcast_to(table, (*shape, e.extent))
         return np.take_along_axis(table, np.broadcast_to(pick, shape)[..., None], -1)[..., 0]
+
+
+def _rounded_to_bf16(values: np.ndarray) -> np.ndarray:
+    """To the nearest number of eight binary digits, ties to even."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.rint(np.ldexp(mantissa, 8)), exponent - 8)

@@ -235,6 +235,11 @@ class Conv(Kernel):
     def flops(self) -> int:
         return 2 * self.y.size * int(np.prod(self.w.shape[1:]))
 
+    @property
+    def pairs(self) -> bool:
+        """Whether it sums over several channels, two of which can be multiplied at a time."""
+        return self.image(self.x)[1] > self.groups
+
     def block(self, ref: Ref) -> int:
         """How many channels of x or y lie in a block; 0 for whole planes."""
         return BLOCK if ref.ndim == len(self.geometry.kernel) + 3 else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lossc.ir import Graph
+from lossc.ir.blob import WIDTHS
 
 #: Offsets are multiples of this many reals: a cache line of floats.
 ALIGN = 16
@@ -84,7 +85,7 @@ def plan_memory(graph: Graph) -> MemoryPlan:
 def _reals(graph: Graph, name: str) -> int:
     """The room that a blob takes in the arena: four bytes in a real at least."""
     blob = graph.blobs[name]
-    return aligned(blob.size if blob.dtype == "real" else -(-blob.size // 4))
+    return aligned(-(-blob.size * WIDTHS.get(blob.dtype, 4) // 4))
 
 
 def _lives(graph: Graph) -> tuple[list[str], dict[str, int], dict[str, int]]:

@@ -113,7 +113,7 @@ def to_text(graph: Graph) -> str:
     """The whole graph: blobs, then the kernels of each section in program order."""
     out = [f"graph {graph.name}"]
     for b in graph.blobs.values():
-        flags = " bytes" * (b.dtype == "u8") + " observable" * (b.name in graph.observable)
+        flags = {"real": "", "bf16": " bf16", "u8": " bytes"}[b.dtype] + " observable" * (b.name in graph.observable)
         where = f" in {b.view.parent}+{b.view.offset} strides {list(b.view.strides)}" if b.view else ""
         out.append(f"  blob {b.name} {list(b.shape)} {b.role}{where}{flags}")
     if not graph.nodes:

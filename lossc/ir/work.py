@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from lossc.errors import InternalError
-from lossc.ir.blob import Access, Ref
+from lossc.ir.blob import WIDTHS, Access, Ref
 from lossc.ir.expr import Expr, walk
 from lossc.ir.graph import Graph
 from lossc.ir.kernels import Conv, Gemm, Kernel, Map, Pool
@@ -51,4 +51,4 @@ def _size(graph: Graph, operand: Ref | Access, width: int) -> int:
     points = operand.size if isinstance(operand, Ref) else operand.points
     blob = graph.blobs[operand.blob]
     # Windows meet elements more than once; no more than the whole blob is moved.
-    return min(points, blob.size) * (1 if blob.dtype == "u8" else width)
+    return min(points, blob.size) * WIDTHS.get(blob.dtype, width)

@@ -1,11 +1,14 @@
-"""narrow-masks: the positions of maxima in one byte each."""
+"""narrow-masks and narrow-images: what need not lie in memory as whole reals."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from lossc.ir import Graph, Pool
+from lossc.ir import Access, Conv, Graph, Kernel, Pool, Ref
+from lossc.ir.blob import Dtype
+from lossc.ir.expr import accesses
 from lossc.passes.analysis import is_private
 
 
@@ -23,8 +26,8 @@ class NarrowMasks:
                 isinstance(k, Pool) and k.mask is not None and k.mask.blob == name and _window(k) < 255 for k in users
             )
             if fits and blob.dtype == "real" and is_private(graph, name):
-                graph.blobs[name] = replace(blob, dtype="u8")
                 why = "only poolings read it, and a position within their window fits into a byte"
+                _store_as(graph, name, "u8")
                 graph.remark(self.name, graph.writers(name)[0], f"{name} stored as bytes", why)
                 changed = True
         return changed
@@ -32,3 +35,58 @@ class NarrowMasks:
 
 def _window(kernel: Pool) -> int:
     return math.prod(kernel.geometry.kernel)
+
+
+@dataclass(frozen=True)
+class NarrowImages:
+    """Where convolutions multiply numbers rounded to bfloat16: images in blocks of channels that only those and
+    poolings use -> bfloat16, half the memory.
+
+    What is multiplied is the same, since rounding twice is rounding once and the largest number stays the largest;
+    means of poolings, and what epilogues add up, begin from rounded numbers.
+    """
+
+    name: str = "narrow-images"
+
+    def run(self, graph: Graph) -> bool:
+        if not graph.options.get("bf16"):
+            return False
+        images = {root for root in {graph.root(b) for b in graph.blobs} if _in_blocks(graph, root)}
+        kernels = [node.kernel for node in graph.nodes]
+        while lost := {root for kernel in kernels for root in _needed(graph, kernel, images)}:
+            images -= lost
+        for root in [name for name in graph.blobs if name in images]:
+            writer = next(w for b in graph.family(root) for w in graph.writers(b))
+            why = "only convolutions of rounded numbers, and poolings, use it"
+            graph.remark(self.name, writer, f"{root} stored as bfloat16", why)
+            for name in graph.family(root):
+                _store_as(graph, name, "bf16")
+        return bool(images)
+
+
+def _in_blocks(graph: Graph, root: str) -> bool:
+    blob = graph.blobs[root]
+    return len(blob.shape) == 5 and blob.dtype == "real" and not blob.persistent
+
+
+def _needed(graph: Graph, kernel: Kernel, images: set[str]) -> Iterable[str]:
+    """Those of the images that a kernel needs as reals, while only these images may lie as bfloat16."""
+    touched = {graph.root(b) for b in (*kernel.reads(), *kernel.writes())} & images
+    if isinstance(kernel, Conv) and kernel.direction == "forward" and kernel.pairs and not kernel.accumulate:
+        able: set[Ref | Access] = {kernel.x, kernel.y}
+        able |= {a for a in accesses(kernel.epilogue) if _along_lanes(a)} if kernel.epilogue is not None else set()
+    elif isinstance(kernel, Pool) and kernel.direction == "forward" and kernel.mask is None:
+        able = {kernel.x, kernel.y} if {graph.root(r.blob) for r in (kernel.x, kernel.y)} <= images else set()
+    else:
+        able = set()
+    unable = [operand for operand in (*kernel.inputs(), *kernel.outputs()) if operand not in able]
+    return touched & {graph.root(operand.blob) for operand in unable}
+
+
+def _along_lanes(a: Access) -> bool:
+    """Whether an epilogue's access runs along the channels of a block, which lie side by side."""
+    return any(d.name == "l" and s == 1 for d, s in a.strides)
+
+
+def _store_as(graph: Graph, name: str, dtype: Dtype) -> None:
+    graph.blobs[name] = replace(graph.blobs[name], dtype=dtype)

@@ -14,7 +14,7 @@ from lossc.passes.fuse import FuseEpilogues, FuseMaps
 from lossc.passes.heads import JoinHeads
 from lossc.passes.join import JoinLoss
 from lossc.passes.lower import InferShapes, LowerForward, ResolveInPlace
-from lossc.passes.narrow import NarrowMasks
+from lossc.passes.narrow import NarrowImages, NarrowMasks
 from lossc.passes.prune import PruneGradients, PruneZeroLoss
 from lossc.passes.schedule import PlanMemory, Schedule
 from lossc.passes.sweeps import JoinSweeps, Rematerialise
@@ -41,6 +41,7 @@ OPTIMISE: tuple[Pass, ...] = (
     JoinSweeps(),
     NarrowMasks(),
     BlockChannels(),
+    NarrowImages(),
 )
 PLACE: tuple[Pass, ...] = (
     Schedule(),
