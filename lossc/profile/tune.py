@@ -189,7 +189,9 @@ def _library(jobs: Sequence[_Job], target: Target, dtype: str) -> tuple[Any, Any
     places: list[Kernel] = []
     names: dict[str, list[str]] = {"run": [], "prepare": []}
     for job in jobs:
-        operands = {name: f"p[{k}]" for k, (name, _) in enumerate(_sizes(job.contraction.spec))}
+        halves = _halves(job.contraction.spec)
+        names_at = ((name, f"p[{k}]") for k, (name, _) in enumerate(_sizes(job.contraction.spec)))
+        operands = {name: f"(void *){place}" if name in halves else place for name, place in names_at}
         for number, code in enumerate(job.codes.values(), len(names["run"])):
             for verb, part in _functions(code, operands, number, real):
                 names[verb].append(f"{verb}_{number}" if part else "0")
@@ -244,11 +246,11 @@ def _measure(job: _Job, first: int, threads: int, seconds: float, dtype: str, ff
 
     tolerance = _ROUNDED if job.contraction.spec.bf16 else _TOLERANCE[dtype]
     run(0, 1)
-    expected = memory.result.copy()
+    expected = memory.result()
     for index, name in enumerate(names):
-        memory.result[:] = 0
+        memory.clear()
         run(index, 1)
-        if not _largest(memory.result - expected) <= tolerance * _largest(expected):
+        if not _largest(memory.result() - expected) <= tolerance * _largest(expected):
             raise InternalError(f'{job.contraction.key}: "{name}" gives other results than "{names[0]}"')
     times = max(1, ceil(_LEAST_SECONDS / max(run(0, 1), _SHORTEST)))
     parts = [_least(run, len(names), times, seconds * len(names) / _PARTS) for _ in range(_PARTS)]
@@ -279,14 +281,14 @@ class _Memory:
 
     def __init__(self, spec: GemmSpec | ConvSpec, codes: Sequence[Code], threads: int, dtype: np.dtype[Any]) -> None:
         noise = np.random.default_rng(1).standard_normal(_PERIOD).astype(dtype)
-        sizes, result = dict(_sizes(spec)), _result(spec)
+        sizes, result, halves = dict(_sizes(spec)), _result(spec), _halves(spec)
         self.operands = []
         for name, size in sizes.items():
-            array = _aligned(size, dtype)
+            array = _aligned(size, np.dtype(np.uint16) if name in halves else dtype)
             if name == result:
-                self.result = array
+                self._result = array
             else:
-                array[:] = np.resize(noise, array.size)
+                array[:] = np.resize(_high_halves(noise) if name in halves else noise, array.size)
             self.operands.append(array)
         prepared = (code.prepared.size for code in codes if code.prepared)
         self.packed = _aligned(max(prepared, default=0) + 1, dtype)
@@ -294,6 +296,24 @@ class _Memory:
         line = _ALIGN // dtype.itemsize
         self.stride = -(-max(code.thread_scratch for code in codes) // line) * line
         self.local = _aligned(self.stride * threads + 1, dtype)
+
+    def clear(self) -> None:
+        self._result[:] = 0
+
+    def result(self) -> np.ndarray:
+        """A copy, as reals."""
+        if self._result.dtype == np.uint16:
+            return (self._result.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return self._result.copy()
+
+
+def _halves(spec: GemmSpec | ConvSpec) -> frozenset[str]:
+    return spec.halves if isinstance(spec, ConvSpec) else frozenset()
+
+
+def _high_halves(values: np.ndarray) -> np.ndarray:
+    """Of float32 numbers: bfloat16, rounded towards zero."""
+    return (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
 
 
 def _sizes(spec: GemmSpec | ConvSpec) -> Iterator[tuple[str, int]]:
