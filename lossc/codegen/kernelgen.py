@@ -307,7 +307,8 @@ class KernelWriter:
             alpha=literal(kernel.alpha.value(self.dtype), self.dtype),
             accumulate=kernel.accumulate,
             block=kernel.block,
-            bf16=self._half(kernel.x),
+            x_bf16=self._half(kernel.x),
+            y_bf16=self._half(kernel.y),
         )
         return self._draft(spec, pointers, lambda named: Code(*pool_code(named, self.isa, self.dtype)))
 

@@ -52,9 +52,7 @@ class NarrowImages:
         if not graph.options.get("bf16"):
             return False
         images = {root for root in {graph.root(b) for b in graph.blobs} if _in_blocks(graph, root)}
-        kernels = [node.kernel for node in graph.nodes]
-        while lost := {root for kernel in kernels for root in _needed(graph, kernel, images)}:
-            images -= lost
+        images -= {root for node in graph.nodes for root in _needed(graph, node.kernel)}
         for root in [name for name in graph.blobs if name in images]:
             writer = next(w for b in graph.family(root) for w in graph.writers(b))
             why = "only convolutions of rounded numbers, and poolings, use it"
@@ -69,18 +67,17 @@ def _in_blocks(graph: Graph, root: str) -> bool:
     return len(blob.shape) == 5 and blob.dtype == "real" and not blob.persistent
 
 
-def _needed(graph: Graph, kernel: Kernel, images: set[str]) -> Iterable[str]:
-    """Those of the images that a kernel needs as reals, while only these images may lie as bfloat16."""
-    touched = {graph.root(b) for b in (*kernel.reads(), *kernel.writes())} & images
+def _needed(graph: Graph, kernel: Kernel) -> Iterable[str]:
+    """The memory owners that a kernel needs as reals."""
     if isinstance(kernel, Conv) and kernel.direction == "forward" and kernel.pairs and not kernel.accumulate:
         able: set[Ref | Access] = {kernel.x, kernel.y}
         able |= {a for a in accesses(kernel.epilogue) if _along_lanes(a)} if kernel.epilogue is not None else set()
-    elif isinstance(kernel, Pool) and kernel.direction == "forward" and kernel.mask is None:
-        able = {kernel.x, kernel.y} if {graph.root(r.blob) for r in (kernel.x, kernel.y)} <= images else set()
+    elif isinstance(kernel, Pool) and kernel.direction == "forward" and not kernel.accumulate:
+        able = {kernel.x, kernel.y}
     else:
         able = set()
     unable = [operand for operand in (*kernel.inputs(), *kernel.outputs()) if operand not in able]
-    return touched & {graph.root(operand.blob) for operand in unable}
+    return {graph.root(operand.blob) for operand in unable}
 
 
 def _along_lanes(a: Access) -> bool:
