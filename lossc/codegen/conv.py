@@ -10,6 +10,8 @@
   channels lie in blocks, or dy's and the kernel is 1 x 1, ``conv_weights_blocks``: sums for pairs of channels.
 - Winograd (``winograd``, ``winograd_weights``): all three directions for 3 x 3 and 5 x 5 kernels of stride 1, where
   enough channels make up for its transforms.
+- Depthwise (``conv_depthwise``): all three directions where every channel is a group and channels lie in blocks on both
+  sides. Vectors run along channels, each tap is one product.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from math import prod
 from typing import Literal
 
 from lossc.codegen.contraction import Code, Epilogue, Isa, rivals, types_of
+from lossc.codegen.conv_depthwise import depthwise_code, is_depthwise
 from lossc.codegen.conv_direct import direct_code
 from lossc.codegen.conv_direct_plan import direct_plan
 from lossc.codegen.conv_gather import gather_code
@@ -43,13 +46,13 @@ class ConvSpec:
     ``x_strides`` and ``y_strides`` are (image, channel) in elements; planes are contiguous and row-major. ``x_block``
     and ``y_block``: 0, or the channels in a block that lies position by position: channel c at position p of an image
     is its element (c - c % block) * plane + p * block + c % block, whose channel stride is the plane's size; a
-    multiple of the lanes, which divides the channels of a group. ``x_bf16`` and ``y_bf16``: such a blob lies in memory
-    as bfloat16 (``uint16_t``, strides in elements all the same), for which its channels must be in blocks. ``x``,
-    ``w``, ``y`` are parameter names. ``alpha`` is a C literal or an expression read once, ``alpha_args`` the parameters
-    that it needs. ``accumulate`` adds to what the output holds, always or where the int parameter that it names is not
-    0. ``frozen`` is ``w`` where that is the same in every call. ``bf16``, forward alone: products of numbers rounded to
-    bfloat16, in float32 sums: of x and w, or of what Winograd's algorithm makes of them, unless that is faster in
-    float32.
+    multiple of the lanes, which divides the channels of a group, or all of them where each is a group. ``x_bf16`` and
+    ``y_bf16``: such a blob lies in memory as bfloat16 (``uint16_t``, strides in elements all the same), for which its
+    channels must be in blocks. ``x``, ``w``, ``y`` are parameter names. ``alpha`` is a C literal or an expression read
+    once, ``alpha_args`` the parameters that it needs. ``accumulate`` adds to what the output holds, always or where the
+    int parameter that it names is not 0. ``frozen`` is ``w`` where that is the same in every call. ``bf16``, forward
+    alone: products of numbers rounded to bfloat16, in float32 sums: of x and w, or of what Winograd's algorithm makes
+    of them, unless that is faster in float32.
     """
 
     name: str
@@ -122,12 +125,14 @@ def conv_code(spec: ConvSpec, isa: Isa, dtype: str, *, winograd: int = 0, prefer
         raise InternalError(f"convolution {spec.name}: axes, channels and groups do not fit together")
     if (spec.bf16 or spec.halves) and (spec.direction != "forward" or dtype != "f32"):
         raise InternalError(f"convolution {spec.name}: numbers are rounded to bfloat16 in f32's forward pass alone")
-    if spec.x_bf16 and not spec.bf16:
+    if spec.x_bf16 and not spec.bf16 and not is_depthwise(spec):
         raise InternalError(f"convolution {spec.name}: what lies in memory as bfloat16 is multiplied so")
     if (spec.x_bf16 and not spec.x_block) or (spec.y_bf16 and not spec.y_block):
         raise InternalError(f"convolution {spec.name}: only channels in blocks lie in memory as bfloat16")
     types = types_of(isa, dtype)
     shape = window(spec)
+    if is_depthwise(spec):
+        return depthwise_code(spec, shape, isa, types, prefer)
     blocked = max(spec.x_block, spec.y_block) > 0
     if blocked:
         _refuse_blocks(spec, shape)
