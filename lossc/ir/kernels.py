@@ -240,6 +240,11 @@ class Conv(Kernel):
         """Whether it sums over several channels, two of which can be multiplied at a time."""
         return self.image(self.x)[1] > self.groups
 
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel is convolved with a kernel of its own, into one."""
+        return self.groups == self.image(self.x)[1] == self.image(self.y)[1]
+
     def block(self, ref: Ref) -> int:
         """How many channels of x or y lie in a block; 0 for whole planes."""
         return BLOCK if ref.ndim == len(self.geometry.kernel) + 3 else 0

@@ -19,7 +19,8 @@ class BlockChannels:
 
     [n, c, h, w] becomes [n, c / 16, h, w, 16], so that vectors run along channels wherever they are made or taken.
     Convolutions read and write either layout, so that no copy ever changes one into the other: what somebody observes,
-    or what another kernel uses, stays in planes, and so do the operands of maps and poolings that touch it.
+    or what another kernel uses, stays in planes, and so do the operands of maps, poolings and depthwise convolutions
+    that touch it.
     """
 
     name: str = "block-channels"
@@ -97,13 +98,16 @@ def _groups(graph: Graph, node: Node, images: set[str]) -> Iterable[list[str]]:
 
 
 def _groups_of_conv(graph: Graph, kernel: Conv, images: set[str]) -> list[list[str]]:
-    g, groups = kernel.geometry, []
+    g = kernel.geometry
     pointwise = set(g.kernel) == {1} and not any(g.pad)
-    able = kernel.direction != "bwd_data" or pointwise or set(g.stride) == {1}
+    able = kernel.direction != "bwd_data" or pointwise or set(g.stride) == {1} or kernel.depthwise
+    groups: list[list[str]] = []
     for ref in (kernel.x, kernel.y):
-        root, channels = graph.root(ref.blob), ref.shape[1] // kernel.groups
+        root, channels = graph.root(ref.blob), ref.shape[1] // (1 if kernel.depthwise else kernel.groups)
         fits = able and channels % BLOCK == 0 and _image_of(graph, ref, images) == root
         groups.append([root if root in images else "planes"] + ([] if fits else ["planes"]))
+    if kernel.depthwise:  # it goes along the channels of both sides, or of none
+        groups = [[owner for group in groups for owner in group]]
     if graph.root(kernel.w.blob) in images:
         groups.append([graph.root(kernel.w.blob), "planes"])
     if kernel.epilogue is not None:
