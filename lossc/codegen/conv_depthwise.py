@@ -47,9 +47,10 @@ def is_depthwise(spec: Any) -> bool:
 
 def depthwise_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str = "") -> Code:
     """The C function for a spec that ``is_depthwise``."""
-    halves = spec.x_bf16 or spec.y_bf16
-    if spec.bf16 or (halves and (spec.direction != "forward" or types.real != "float")):
-        raise InternalError(f"convolution {spec.name}: depthwise ones multiply whole reals, and read bfloat16 forward")
+    if spec.bf16 or (spec.y_bf16 and spec.accumulate):
+        raise InternalError(
+            f"convolution {spec.name}: depthwise ones multiply whole numbers, and add to none of bfloat16"
+        )
     if spec.direction == "bwd_weights":
         return _weights_code(spec, shape, isa, types, prefer)
     return _images_code(spec, shape, isa, types, prefer)
@@ -197,8 +198,10 @@ def _images_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str) 
     lines, at = decode(task)
     n, c0, h0 = at["n"], at["block"], at["h0"]
     lane = "l" if lanes < block else "0"
-    streams = not spec.accumulate and target not in spec.halves and strides[1][0] % lanes == 0
-    streams = streams and shape.n * shape.groups * down.size * across.size * types.size >= STREAM_BYTES
+    # Where results are most of what goes through memory, they go past the caches.
+    results, positions = down.size * across.size, down.source * across.source
+    streams = results > positions and shape.n * shape.groups * results * types.size >= STREAM_BYTES
+    streams = streams and not spec.accumulate and target not in spec.halves and strides[1][0] % lanes == 0
     store = f"{types.vec}_store{'_bf16' if target in spec.halves else ''}(o, %s)"
     view_f = finish(spec, load=f"{types.vec}_load(o)", store=f"{spec.name}_store(aligned, o, %s)" if streams else store)
     if n == "0" and view_f.mentions("n"):
@@ -325,7 +328,7 @@ def _weights_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str)
             "chunks": task[0].count,
             "chunk_region": blocks * region,
             "image": affine([(n, spec.x_strides[0]), (c0, block * spec.x_strides[1])], head=spec.x),
-            "gradient": affine([(n, spec.y_strides[0]), (c0, block * spec.y_strides[1])], head=spec.y),
+            "plane": affine([(n, spec.y_strides[0]), (c0, block * spec.y_strides[1])], head=spec.y),
             "first": "h_first[kh]" if whole else f"{h0} > h_first[kh] ? {h0} : h_first[kh]",
             "h1": "" if whole else _end(h0, rows, height),
             "last": "h_last[kh]" if whole else "h1 < h_last[kh] ? h1 : h_last[kh]",
@@ -335,7 +338,7 @@ def _weights_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str)
                 [("h", shape.stride[0] * in_width * block), ("kh", shape.dilation[0] * in_width * block), (lane, 1)],
                 -shape.pad[0] * in_width * block, head="image",
             ),
-            "line": affine([("h", width * block), (lane, 1)], head="gradient"),
+            "line": affine([("h", width * block), (lane, 1)], head="plane"),
             "single": affine(
                 [("w", shape.stride[1] * block), ("kw", shape.dilation[1] * block)], -shape.pad[1] * block, head="row"
             ),
