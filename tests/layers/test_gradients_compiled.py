@@ -58,3 +58,24 @@ def test_dropout_repeats(weight: float) -> None:
     kept = [p for p in report.partials if abs(p.numeric) > 1e-9]
     assert 0 < len(kept) < len(report.partials)
     assert not report.failures, str(report)
+
+
+def test_depthwise_layers_between_others(weight: float) -> None:
+    """Their images have their channels in blocks."""
+
+    def layer(name: str, bottom: str, more: str) -> str:
+        options = f'convolution_param {{ num_output: 16 {more} weight_filler {{ type: "msra" }} }}'
+        return f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" {options} }}\n'
+
+    net = (
+        "force_backward: true\n"
+        + given("x", IMAGE)
+        + layer("wide", "x", "kernel_size: 1")
+        + layer("d1", "wide", "group: 16 kernel_size: 3 pad: 1")
+        + layer("d2", "d1", "group: 16 kernel_h: 3 kernel_w: 2 stride: 2 pad_h: 1 pad_w: 0")
+        + layer("y", "d2", "kernel_size: 1")
+        + some_loss("y", weight)
+    )
+    report = check_compiled_gradients(net, samples=30)
+    assert {"x", "d1/0", "d2/0"} <= set(report.names)
+    assert not report.failures, str(report)

@@ -109,6 +109,20 @@ NETS: dict[str, str] = {
         + pool("last", "windows", GLOBAL)
         + END
     ),
+    "depthwise": (
+        image("x", 2, 3, 9, 9)
+        + conv("first", "x", 32, 3)
+        + conv("d1", "first", 32, 3, "group: 32")
+        + relu("d1")
+        + conv("d2", "d1", 32, 3, "group: 32 stride: 2")
+        + conv("narrow", "d2", 24)
+        + conv("d3", "narrow", 24, 3, "group: 24")
+        + conv("pairs", "d3", 32, 3, "group: 8")
+        + conv("d4", "pairs", 32, 3, "group: 32")
+        + conv("taken", "d4", 16)
+        + pool("last", "taken", GLOBAL)
+        + END
+    ),
 }
 
 
@@ -129,7 +143,7 @@ def in_blocks(graph: Graph) -> set[str]:
     return {graph.blobs[b].label or b for b in graph.blobs if len(graph.blobs[b].shape) == 5}
 
 
-@pytest.mark.parametrize("name", ["inception", "residual", "flattened"])
+@pytest.mark.parametrize("name", ["inception", "residual", "flattened", "depthwise"])
 def test_the_meaning_stays_and_a_second_run_changes_nothing(name: str) -> None:
     graph, want = blocked(name)
     got = outcome(graph)
@@ -140,7 +154,7 @@ def test_the_meaning_stays_and_a_second_run_changes_nothing(name: str) -> None:
 
 
 def test_no_copy_changes_a_layout() -> None:
-    for name in ("inception", "residual", "flattened"):
+    for name in ("inception", "residual", "flattened", "depthwise"):
         assert not any(is_copy(node.kernel) for node in blocked(name)[0].nodes)
 
 
@@ -187,3 +201,16 @@ def test_a_gradient_through_strides_stays_in_planes_but_for_pointwise_ones() -> 
     graph, _ = blocked("strided")
     axes = {name: len(graph.blobs[f"{name}.diff"].shape) for name in ("first", "points", "taken", "windows")}
     assert axes == {"first": 5, "points": 5, "taken": 4, "windows": 4}
+
+
+def test_images_of_depthwise_convolutions_have_one_layout_on_both_sides() -> None:
+    """Blocks, also of gradients through strides, where channels fit and both sides can be in blocks."""
+    graph, _ = blocked("depthwise")
+    convs = [node.kernel for node in graph.nodes if isinstance(node.kernel, Conv) and node.layer in ("d1", "d2")]
+    assert len(convs) == 6 and all(k.depthwise and k.block(k.x) == k.block(k.y) == 16 for k in convs)
+    assert not {"narrow", "d3", "pairs", "d4"} & in_blocks(graph) and "taken" in in_blocks(graph)
+
+
+def test_one_observed_side_keeps_a_depthwise_convolution_in_planes() -> None:
+    graph, _ = blocked("depthwise", keep=("d1",))
+    assert not {"first", "d1", "d2"} & in_blocks(graph)
