@@ -34,7 +34,7 @@ MOST_PRODUCTS = 400  # that are written out
 TASKS = 64  # as many as this where the shape allows
 FEWEST_POSITIONS = 1024  # of a chunk of the weights' gradient, which are worth sums of its own
 LINES_BYTES = 24 << 10  # of lines that stay in the L1 cache while their taps are gone through
-CHAINS = 4  # sums of one tap, side by side
+CHAINS = 4  # sums side by side, of rows of taps or of neighbours
 
 Pairs = tuple[tuple[int, int], ...]  # of results and taps
 
@@ -73,6 +73,11 @@ class Axis:
         place = result * self.ahead + self.shift + tap * self.step
         exists = place >= 0 and place % self.apart == 0 and place // self.apart < self.source
         return place // self.apart if exists else None
+
+    def inside(self, result: int) -> bool:
+        """Whether no tap lies beside the source."""
+        ends = [result * self.ahead + self.shift + tap * self.step for tap in (0, self.taps - 1)]
+        return min(ends) >= 0 and max(ends) < self.source * self.apart
 
     def view(self, result: str, tap: str, place: str) -> dict[str, Any]:
         """C for the place, before it is divided, whether it exists, and the position."""
@@ -148,7 +153,12 @@ def _plan(across: Axis, count: int) -> Plan:
                     steps.setdefault(place - first, []).append((result, tap))
         return Tile(len(results), tuple((place, tuple(steps[place])) for place in sorted(steps)))
 
-    columns = [(column, tile(column)) for column in range(0, across.size, count)]
+    columns, whole = [], None
+    for column in range(0, across.size, count):
+        inside = across.inside(column) and across.inside(column + count - 1) and column + count <= across.size
+        this = whole if inside and whole else tile(column)
+        whole = this if inside else whole
+        columns.append((column, this))
     groups = [list(group) for _, group in groupby(columns, key=lambda each: each[1])]
     return Plan(count, tuple(Run(group[0][0], len(group), group[0][1]) for group in groups))
 
@@ -240,6 +250,7 @@ def _images_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer: str) 
         "passes": lane == "l",
         "lane": f" + {lane}" if lane == "l" else "",
         "c": affine([(c0, block), (lane, 1)]) if view_f.mentions("c") else "",
+        "chains": min(CHAINS, down.taps),
         "runs": [_run(run, plan, across, block, lane) for run in plan.runs],
         "single": {"j": affine([("h", across.size), ("column", 1)]), "o": affine([("j", block), (lane, 1)], head="to")},
         "needs_m": view_f.mentions("m"),
