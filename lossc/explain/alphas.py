@@ -56,10 +56,7 @@ def _numbers(node: Node) -> Iterator[tuple[Scalar | Load, str]]:
     kernel = node.kernel
     if isinstance(kernel, (Gemm, Conv, Pool)) and _weighted(kernel.alpha):
         yield kernel.alpha, kernel.alpha.history
-    roots: list[Expr] = [s.value for s in kernel.stores] if isinstance(kernel, Map) else []
-    if isinstance(kernel, (Gemm, Conv)) and kernel.epilogue is not None:
-        roots.append(kernel.epilogue)
-    for root in roots:
+    for root in kernel.expressions:
         whole: dict[Expr, Expr] = {}
         for e in reversed(list(walk(root))):
             if isinstance(e, Op) and _is_number(e):

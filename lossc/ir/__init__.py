@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from lossc.ir.builder import IO, Builder
     from lossc.ir.checks import CheckFinite, CheckLabel
     from lossc.ir.graph import Graph, LayerCall, LossTerm, Node, Param
-    from lossc.ir.kernels import Constant, Conv, Gemm, Geometry, Kernel, Map, Pool, Random, Store, make_map
+    from lossc.ir.kernels import Constant, Conv, Gemm, Geometry, Kernel, Map, Random, Store, make_map
+    from lossc.ir.pool import Pool
     from lossc.ir.remark import Remark
     from lossc.ir.scalar import Scalar
 
@@ -51,8 +52,9 @@ _PLACES = {
     **dict.fromkeys(("CheckFinite", "CheckLabel"), "checks"),
     **dict.fromkeys(("Graph", "LayerCall", "LossTerm", "Node", "Param"), "graph"),
     **dict.fromkeys(
-        ("Constant", "Conv", "Gemm", "Geometry", "Kernel", "Map", "Pool", "Random", "Store", "make_map"), "kernels"
+        ("Constant", "Conv", "Gemm", "Geometry", "Kernel", "Map", "Random", "Store", "make_map"), "kernels"
     ),
+    **dict.fromkeys(("Pool",), "pool"),
     **dict.fromkeys(("Remark",), "remark"),
     **dict.fromkeys(("Scalar",), "scalar"),
 }

@@ -11,7 +11,8 @@ from lossc.ir.blob import Access, Blob, Ref, Role, View
 from lossc.ir.checks import CheckLabel
 from lossc.ir.expr import Const, Load, Value, check_truth, expr
 from lossc.ir.graph import Graph, Node
-from lossc.ir.kernels import Constant, Conv, Gemm, Geometry, Kernel, Pool, Random, Store, make_map
+from lossc.ir.kernels import Constant, Conv, Gemm, Geometry, Kernel, Random, Store, make_map
+from lossc.ir.pool import Pool
 from lossc.ir.scalar import ONE, Scalar
 
 
@@ -128,9 +129,10 @@ class Builder:
         geometry: Geometry,
         *,
         mask: Ref | None = None,
+        alpha: Scalar = ONE,
         accumulate: bool = False,
     ) -> None:
-        self.emit(Pool(direction, method, x, y, geometry, mask, ONE, accumulate))
+        self.emit(Pool(direction, method, x, y, geometry, mask, alpha, accumulate))
 
     def random(self, out: Ref, distribution: str, a: float, b: float) -> None:
         stream = self.graph.options["streams"] = self.graph.options.get("streams", 0) + 1

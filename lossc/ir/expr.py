@@ -196,7 +196,7 @@ class Iota(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Acc(Expr):
-    """In an epilogue: the value that the contraction has just computed."""
+    """In an epilogue: the value that the kernel has just computed. In a prologue: the element that it has just read."""
 
     dims: tuple[Dim, ...]
 

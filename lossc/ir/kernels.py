@@ -31,6 +31,19 @@ class Memory(Protocol):
     def counter(self) -> int: ...
 
 
+@dataclass(frozen=True)
+class Store:
+    """One output of a map: where, what, and whether it is added to what is there."""
+
+    access: Access
+    value: Expr
+    accumulate: bool = False
+
+    def renamed(self, old: str, new: str) -> Store:
+        """The store with one blob in another's place."""
+        return Store(_renamed(self.access, old, new), _with_blob(self.value, old, new), self.accumulate)
+
+
 class Kernel:
     """Base of all kernels."""
 
@@ -41,6 +54,11 @@ class Kernel:
 
     def outputs(self) -> tuple[Ref | Access, ...]:
         raise NotImplementedError
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        """What it computes point by point: a map's values, a prologue, an epilogue."""
+        return ()
 
     @property
     def accumulates(self) -> frozenset[str]:
@@ -65,17 +83,18 @@ class Kernel:
             if isinstance(value, (Ref, Access)) and value.blob == old:
                 changes[name] = replace(value, blob=new)
             elif isinstance(value, Expr):
-                changes[name] = map_accesses(value, lambda a: replace(a, blob=new) if a.blob == old else a)
+                changes[name] = _with_blob(value, old, new)
+            elif isinstance(value, tuple) and value and isinstance(value[0], Store):
+                changes[name] = tuple(s.renamed(old, new) for s in value)
         return replace(self, **changes) if changes else self  # type: ignore[type-var]
 
 
-@dataclass(frozen=True)
-class Store:
-    """One output of a map: where, what, and whether it is added to what is there."""
+def _renamed(access: Access, old: str, new: str) -> Access:
+    return replace(access, blob=new) if access.blob == old else access
 
-    access: Access
-    value: Expr
-    accumulate: bool = False
+
+def _with_blob(expr: Expr, old: str, new: str) -> Expr:
+    return map_accesses(expr, lambda a: _renamed(a, old, new))
 
 
 @dataclass(frozen=True)
@@ -87,13 +106,14 @@ class Map(Kernel):
     dims: tuple[Dim, ...]
 
     def inputs(self) -> tuple[Access, ...]:
-        found: dict[Access, None] = {}
-        for s in self.stores:
-            found.update(dict.fromkeys(accesses(s.value)))
-        return tuple(found)
+        return tuple(dict.fromkeys(a for e in self.expressions for a in accesses(e)))
 
     def outputs(self) -> tuple[Access, ...]:
         return tuple(s.access for s in self.stores)
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        return tuple(s.value for s in self.stores)
 
     @property
     def accumulates(self) -> frozenset[str]:
@@ -103,14 +123,6 @@ class Map(Kernel):
         values = [memory.evaluate(s.value, self.dims) for s in self.stores]  # all reads before any write
         for s, v in zip(self.stores, values, strict=True):
             memory.store(s.access, self.dims, v, s.accumulate)
-
-    def renamed(self, old: str, new: str) -> Map:
-        def one(a: Access) -> Access:
-            return replace(a, blob=new) if a.blob == old else a
-
-        return replace(
-            self, stores=tuple(Store(one(s.access), map_accesses(s.value, one), s.accumulate) for s in self.stores)
-        )
 
 
 def make_map(stores: Iterable[Store]) -> Map:
@@ -143,10 +155,14 @@ class Gemm(Kernel):
     epilogue: Expr | None = None
 
     def inputs(self) -> tuple[Ref | Access, ...]:
-        return (self.a, self.b, *(accesses(self.epilogue) if self.epilogue else ()))
+        return (self.a, self.b, *(a for e in self.expressions for a in accesses(e)))
 
     def outputs(self) -> tuple[Ref, ...]:
         return (self.c,)
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        return () if self.epilogue is None else (self.epilogue,)
 
     @property
     def accumulates(self) -> frozenset[str]:
@@ -162,7 +178,7 @@ class Gemm(Kernel):
 
     def numpy(self, memory: Memory) -> None:
         value = memory.array(self.a) @ memory.array(self.b) * memory.scalar(self.alpha)
-        _finish(memory, self, value)
+        finish(memory, self, value)
 
     @property
     def labels(self) -> str:
@@ -170,7 +186,21 @@ class Gemm(Kernel):
         return epilogue_labels(self.c)
 
 
-def _finish(memory: Memory, kernel: Gemm | Conv, value: np.ndarray) -> None:
+class Finished(Protocol):
+    """A kernel whose results an epilogue may change before they are stored."""
+
+    @property
+    def out(self) -> Ref: ...
+    @property
+    def labels(self) -> str: ...
+    @property
+    def epilogue(self) -> Expr | None: ...
+    @property
+    def accumulate(self) -> bool: ...
+
+
+def finish(memory: Memory, kernel: Finished, value: np.ndarray) -> None:
+    """The end of ``numpy``: stores ``value``, as the kernel's epilogue makes it."""
     out = kernel.out
     value = value.reshape(out.shape)
     if kernel.epilogue is not None:
@@ -222,10 +252,14 @@ class Conv(Kernel):
 
     def inputs(self) -> tuple[Ref | Access, ...]:
         operands = tuple(r for r in (self.x, self.w, self.y) if r is not self.out)
-        return (*operands, *(accesses(self.epilogue) if self.epilogue else ()))
+        return (*operands, *(a for e in self.expressions for a in accesses(e)))
 
     def outputs(self) -> tuple[Ref, ...]:
         return (self.out,)
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        return () if self.epilogue is None else (self.epilogue,)
 
     @property
     def accumulates(self) -> frozenset[str]:
@@ -262,7 +296,7 @@ class Conv(Kernel):
     def numpy(self, memory: Memory) -> None:
         g = self.geometry
         w = memory.array(self.w)
-        x, y = (_planes(memory.array(r), len(g.kernel)) for r in (self.x, self.y))
+        x, y = (planes(memory.array(r), len(g.kernel)) for r in (self.x, self.y))
         n, groups, space = x.shape[0], self.groups, x.shape[2:]
         padded = np.zeros((*x.shape[:2], *(s + 2 * p + k * d for s, p, k, d in _zip(space, g))), memory.dtype)
         inside = (slice(None), slice(None), *(slice(p, p + s) for s, p in zip(space, g.pad, strict=True)))
@@ -290,97 +324,16 @@ class Conv(Kernel):
                 rg[at] = np.einsum("ngop,ngcp->goc", yg.reshape(*yg.shape[:3], -1), xg.reshape(*xg.shape[:3], -1))
         if self.direction == "bwd_data":
             result = padded[inside]
-        _finish(memory, self, result * memory.scalar(self.alpha))
+        finish(memory, self, result * memory.scalar(self.alpha))
 
 
-def _planes(array: np.ndarray, axes: int) -> np.ndarray:
+def planes(array: np.ndarray, axes: int) -> np.ndarray:
     """(N, C, space...), copied out of blocks of channels where it lies in those."""
     return array if array.ndim == axes + 2 else array.reshape(len(array), -1, *array.shape[3:])
 
 
 def _zip(space: tuple[int, ...], g: Geometry) -> Iterable[tuple[int, int, int, int]]:
     return zip(space, g.pad, g.kernel, g.dilation, strict=True)
-
-
-@dataclass(frozen=True)
-class Pool(Kernel):
-    """Pooling over two spatial axes, MAX or AVE, forward or backward, as Caffe does it.
-
-    ``mask`` (MAX) has y's shape and holds the index h * W + w of the first maximum. AVE divides by the part of the
-    window that lies in the padded image. A window wholly outside gives 0 and no gradient. All operands may have their
-    channels in blocks (``Ref.blocked``).
-    """
-
-    kind: ClassVar[str] = "pool"
-    direction: str
-    method: str
-    x: Ref
-    y: Ref
-    geometry: Geometry
-    mask: Ref | None = None
-    alpha: Scalar = ONE
-    accumulate: bool = False
-
-    @property
-    def out(self) -> Ref:
-        return self.y if self.direction == "forward" else self.x
-
-    def inputs(self) -> tuple[Ref, ...]:
-        if self.direction == "forward":
-            return (self.x,)
-        return (self.y, self.mask) if self.mask is not None else (self.y,)
-
-    def outputs(self) -> tuple[Ref, ...]:
-        return (self.y, self.mask) if self.direction == "forward" and self.mask is not None else (self.out,)
-
-    @property
-    def accumulates(self) -> frozenset[str]:
-        return frozenset({self.out.blob}) if self.accumulate else frozenset()
-
-    @property
-    def block(self) -> int:
-        """How many channels lie in a block; 0 for whole planes."""
-        return BLOCK if self.x.ndim == 5 else 0
-
-    def numpy(self, memory: Memory) -> None:
-        g = self.geometry
-        x, y = (_planes(memory.array(r), 2) for r in (self.x, self.y))
-        mask = _planes(memory.array(self.mask), 2) if self.mask is not None else None
-        (height, width), alpha = x.shape[2:], memory.scalar(self.alpha)
-        grad = np.zeros(x.shape, memory.dtype)
-        for oh, ow in np.ndindex(*y.shape[2:]):
-            top, left = oh * g.stride[0] - g.pad[0], ow * g.stride[1] - g.pad[1]
-            rows = min(top + g.kernel[0], height + g.pad[0]) - top
-            cols = min(left + g.kernel[1], width + g.pad[1]) - left
-            h0, h1 = max(top, 0), min(top + g.kernel[0], height)
-            w0, w1 = max(left, 0), min(left + g.kernel[1], width)
-            empty = h0 >= h1 or w0 >= w1
-            if self.direction == "forward":
-                if empty:
-                    y[:, :, oh, ow] = 0
-                    if mask is not None:
-                        mask[:, :, oh, ow] = -1
-                elif self.method == "AVE":
-                    y[:, :, oh, ow] = alpha * x[:, :, h0:h1, w0:w1].sum((2, 3)) / (rows * cols)
-                else:
-                    window = x[:, :, h0:h1, w0:w1].reshape(*x.shape[:2], -1)
-                    best = window.argmax(-1)
-                    y[:, :, oh, ow] = alpha * window.max(-1)
-                    if mask is not None:
-                        mask[:, :, oh, ow] = (h0 + best // (w1 - w0)) * width + w0 + best % (w1 - w0)
-            elif self.method == "AVE" and not empty:
-                grad[:, :, h0:h1, w0:w1] += (alpha * y[:, :, oh, ow] / (rows * cols))[:, :, None, None]
-            elif self.method == "MAX" and mask is not None and not empty:
-                at = mask[:, :, oh, ow].astype(np.int64)
-                flat = grad.reshape(*grad.shape[:2], -1)
-                picked = np.take_along_axis(flat, at[:, :, None], 2) + alpha * y[:, :, oh, ow][:, :, None]
-                np.put_along_axis(flat, at[:, :, None], picked, 2)
-        if self.direction == "backward":
-            x[...] = x + grad if self.accumulate else grad
-        if self.block:  # these were copies
-            memory.array(self.out)[...] = (y if self.direction == "forward" else x).reshape(self.out.shape)
-            if mask is not None and self.mask is not None and self.direction == "forward":
-                memory.array(self.mask)[...] = mask.reshape(self.mask.shape)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from lossc.ir.blob import Access, Ref
 from lossc.ir.checks import CheckFinite, CheckLabel
 from lossc.ir.expr import Acc, Const, Expr, Gather, Iota, Load, Op, Reduce, accesses, walk
 from lossc.ir.graph import SECTIONS, Graph, LayerCall, Node
-from lossc.ir.kernels import Constant, Conv, Gemm, Kernel, Map, Pool, Random, is_copy
+from lossc.ir.kernels import Constant, Conv, Gemm, Kernel, Map, Random, Store, is_copy
+from lossc.ir.pool import Pool
 
 _INFIX = {
     "add": ("+", 4), "sub": ("-", 4), "mul": ("*", 5), "div": ("/", 5),
@@ -57,6 +58,10 @@ def show_expr(e: Expr, level: int = 0) -> str:
     return f"{e.name}({', '.join(show_expr(a) for a in e.args)})"
 
 
+def show_store(s: Store) -> str:
+    return f"{show_access(s.access)} {'+=' if s.accumulate else '='} {show_expr(s.value)}"
+
+
 def show_kernel(k: Kernel) -> str:
     """One line in the words of BLAS and the field."""
     if isinstance(k, Map):
@@ -65,10 +70,7 @@ def show_kernel(k: Kernel) -> str:
             return f"fill {show_access(k.stores[0].access)} = {show_expr(k.stores[0].value)}"
         if (copy := is_copy(k)) is not None:
             return f"copy {show_access(copy[0])} = {show_access(copy[1])}"
-        parts = [
-            f"{show_access(s.access)} {'+=' if s.accumulate else '='} {show_expr(s.value)}" for s in k.stores
-        ]
-        return f"map<{space}> " + "; ".join(parts)
+        return f"map<{space}> " + "; ".join(show_store(s) for s in k.stores)
     if isinstance(k, Gemm):
         sign = "+=" if k.accumulate else "="
         alpha = "" if k.alpha.is_plain(1) else f"({k.alpha.history}) * "
@@ -85,12 +87,15 @@ def show_kernel(k: Kernel) -> str:
     if isinstance(k, Pool):
         g = k.geometry
         sign = "+=" if k.accumulate else "="
-        source = show_ref(k.x if k.direction == "forward" else k.y)
+        source = show_ref(k.source)
+        source = source if k.prologue is None else f"({source} |> {show_expr(k.prologue)})"
+        tail = "" if k.epilogue is None else f" |> {show_expr(k.epilogue)}"
+        tail += "".join(f"; {show_store(s)}" for s in k.more)
         mask = f" mask {k.mask.blob}" if k.mask is not None else ""
         alpha = "" if k.alpha.is_plain(1) else f"({k.alpha.history}) * "
         return (
             f"pool_{k.direction} {k.method} {show_ref(k.out)} {sign} {alpha}{source} kernel {list(g.kernel)} "
-            f"stride {list(g.stride)} pad {list(g.pad)}{mask}"
+            f"stride {list(g.stride)} pad {list(g.pad)}{mask}{tail}"
         )
     if isinstance(k, Random):
         return f"random {show_ref(k.out)} = {k.distribution}({k.a:g}, {k.b:g}) stream {k.stream}"

@@ -9,6 +9,7 @@ from lossc.ir.blob import Access, Dim, Ref, View
 from lossc.ir.expr import Gather, Load, check_truth, walk
 from lossc.ir.graph import SECTIONS, Graph
 from lossc.ir.kernels import Conv, Gemm, Kernel, Map
+from lossc.ir.pool import Pool
 from lossc.ir.sweep import reads_what_is_gone
 from lossc.ir.windows import once, overlap, pairs
 
@@ -62,9 +63,12 @@ def _check_kernel(graph: Graph, kernel: Kernel, layer: str) -> None:
             raise InternalError(f"{layer}: gemm of {(m, k)} and {(k2, n)} into {kernel.c.shape}")
     elif isinstance(kernel, Conv):
         _check_conv(kernel, layer)
+    elif isinstance(kernel, Pool) and kernel.expressions and not kernel.sums_lines:
+        raise InternalError(f"{layer}: a pooling that does not sum up lines has expressions of maps")
+    whole = (Ref, Access) if isinstance(kernel, Pool) else Ref  # windows see what an expression makes of a source
     for out in kernel.outputs():
         for operand in kernel.inputs():
-            if isinstance(operand, Ref) and overlap(graph, out, operand):
+            if isinstance(operand, whole) and overlap(graph, out, operand):
                 raise InternalError(f"{layer}: {kernel.kind} reads {operand.blob} where it writes {out.blob}")
 
 

@@ -8,25 +8,29 @@ from lossc.errors import InternalError
 from lossc.ir.blob import WIDTHS, Access, Ref
 from lossc.ir.expr import Expr, walk
 from lossc.ir.graph import Graph
-from lossc.ir.kernels import Conv, Gemm, Kernel, Map, Pool
+from lossc.ir.kernels import Conv, Gemm, Kernel, Map
+from lossc.ir.pool import Pool
 
 
 def flops(kernel: Kernel) -> int:
     """Floating-point operations of one run. A function such as exp counts as one; a pool's comparison too."""
     if isinstance(kernel, (Conv, Gemm)):
-        return kernel.flops + (_operations(kernel.epilogue, kernel.out.size) if kernel.epilogue is not None else 0)
+        return kernel.flops + _operations(kernel.out.size, kernel.epilogue)
     if isinstance(kernel, Map):
         seen: dict[Expr, None] = {}
         for store in kernel.stores:
             seen.update(dict.fromkeys(walk(store.value)))
         return sum(_own(e) for e in seen) + sum(s.access.points for s in kernel.stores if s.accumulate)
     if isinstance(kernel, Pool):
-        return kernel.y.size * prod(kernel.geometry.kernel)
+        maps = _operations(kernel.source.size, kernel.prologue)
+        maps += _operations(kernel.out.size, kernel.epilogue, *(s.value for s in kernel.more))
+        return kernel.y.size * prod(kernel.geometry.kernel) + maps
     return 0
 
 
-def _operations(expr: Expr, points: int) -> int:
-    return points * sum(1 for e in dict.fromkeys(walk(expr)) if e.children())
+def _operations(points: int, *expressions: Expr | None) -> int:
+    nodes = dict.fromkeys(e for root in expressions if root is not None for e in walk(root))
+    return points * sum(1 for e in nodes if e.children())
 
 
 def _own(expr: Expr) -> int:

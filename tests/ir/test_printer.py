@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from lossc.ir import Access, Blob, Builder, Dim, Geometry, Graph, Ref, Scalar, View
+from lossc.ir import Access, Blob, Builder, Dim, Geometry, Graph, Pool, Ref, Scalar, View
 from lossc.ir.expr import Acc, Expr, Iota, Load, Op, exp, expr, gather, greatest, op, total, where
-from lossc.ir.kernels import Gemm, Pool
+from lossc.ir.kernels import Gemm
 from lossc.ir.printer import show_access, show_expr, show_kernel, to_dot, to_text
 
 TEXT = """\

@@ -118,9 +118,8 @@ def numbers(node: Node) -> Iterator[Scalar]:
     """The numbers with a loss_weight in them that the kernel computes gradients with."""
     kernel = node.kernel
     found = [c for s in stores_of(node) if s.access.blob != "loss_total" for c in constants(s.value)]
-    if isinstance(kernel, (Gemm, Conv)) and kernel.epilogue is not None:
-        found += constants(kernel.epilogue)
     if isinstance(kernel, (Gemm, Conv, Pool)):
+        found += [c for e in kernel.expressions for c in constants(e)]
         found.append(kernel.alpha)
     return (scalar for scalar in found if weight_in(scalar))
 
