@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from lossc.codegen.cexpr import Style
 from lossc.codegen.names import Names, literal
@@ -19,34 +20,33 @@ def epilogue_lines(
     ``label``: what the parameter of a memory owner should be called.
     """
     assert kernel.epilogue is not None
-    labels = kernel.labels
-    fast = _fast_axis(graph, kernel)
     names = Names(frozenset({*taken, "acc", "out", "i", "j", "m", "n", "c", "shared", "local"}))
-    params: dict[str, str] = {}
+    params = operands(graph, accesses(kernel.epilogue), names, label)
+    load = partial(_load, graph, kernel, params, style)
+    return statements({"out": kernel.epilogue}, load, style, names), params
+
+
+def operands(graph: Graph, used: Iterable[Access], names: Names, label: Callable[[str], str]) -> dict[str, str]:
+    """The parameter name of each memory owner."""
+    return {root: names.fresh(label(root)) for root in dict.fromkeys(graph.root(a.blob) for a in used)}
+
+
+def statements(values: Mapping[str, Expr], load: Callable[[Access], str], style: Style, names: Names) -> list[str]:
+    """C statements that compute with vectors and define each of ``values``. ``load``: the C that reads an operand."""
     lines: list[str] = []
     done: dict[Expr, str] = {}
-    for a in accesses(kernel.epilogue):
-        root = graph.root(a.blob)
-        if root not in params:
-            params[root] = names.fresh(label(root))
-    for e in walk(kernel.epilogue):
+    for e in dict.fromkeys(e for value in values.values() for e in walk(value)):
         if isinstance(e, Acc):
             done[e] = "acc"
         elif isinstance(e, Const):
             done[e] = f"{style.v}_set1({literal(e.scalar.value(style.dtype), style.dtype)})"
-        elif isinstance(e, Load):
-            name = names.fresh("e")
-            lines.append(f"const {style.v} {name} = {_load(graph, e.access, kernel, labels, fast, params, style)};")
-            done[e] = name
-        elif isinstance(e, Op):
-            name = names.fresh("e")
-            text = style.vector(e.name, [done[a] for a in e.args])
-            lines.append(f"const {style.vector_type(e)} {name} = {text};")
-            done[e] = name
+        elif isinstance(e, (Load, Op)):
+            text = load(e.access) if isinstance(e, Load) else style.vector(e.name, [done[a] for a in e.args])
+            done[e] = names.fresh("e")
+            lines.append(f"const {style.vector_type(e)} {done[e]} = {text};")
         else:
             raise InternalError(f"{type(e).__name__} cannot stand in an epilogue")
-    lines.append(f"const {style.v} out = {done[kernel.epilogue]};")
-    return lines, params
+    return lines + [f"const {style.v} {name} = {done[value]};" for name, value in values.items()]
 
 
 def _fast_axis(graph: Graph, kernel: Gemm | Conv) -> str:
@@ -58,29 +58,19 @@ def _fast_axis(graph: Graph, kernel: Gemm | Conv) -> str:
     return "j" if strides[1] == 1 or c.shape[1] == 1 else "i"
 
 
-def _load(
-    graph: Graph,
-    access: Access,
-    kernel: Gemm | Conv,
-    labels: str,
-    fast: str,
-    params: dict[str, str],
-    style: Style,
-) -> str:
-    pairs = [(d.extent, s) for d, s in access.strides]
-    root, offset, real = graph.resolve(access.blob, access.offset, pairs)
-    strides = {d.name: s for (d, _), s in zip(access.strides, real, strict=True)}
+def _load(graph: Graph, kernel: Gemm | Conv, params: Mapping[str, str], style: Style, access: Access) -> str:
+    root, offset, strides = resolved(graph, access)
+    labels = kernel.labels
+    if isinstance(kernel, Gemm):
+        return load_along(params[root], offset, strides, _fast_axis(graph, kernel), style)
     terms: list[str] = []
     lane = 0
-    if isinstance(kernel, Gemm):
-        terms = [f"{d} * {s}" if s != 1 else d for d, s in strides.items() if s]
-        lane = strides.get(fast, 0)
-    elif block := kernel.block(kernel.out):
+    if block := kernel.block(kernel.out):
         terms, lane = _blocked(strides, labels[3:], kernel.out.shape[3:], block)
     else:
         space = [strides.get(d, 0) for d in labels[2:]]
         shape = kernel.out.shape[2:]
-        terms = [f"{d} * {strides[d]}" if strides[d] != 1 else d for d in "nc" if strides.get(d)]
+        terms = _terms({d: strides[d] for d in "nc" if d in strides})
         if any(space):
             step = 1
             for extent, stride in zip(reversed(shape), reversed(space), strict=True):
@@ -89,17 +79,40 @@ def _load(
                 step *= extent
             terms.append("j")
             lane = 1
-    if offset or not terms:
-        terms.append(str(offset))
-    at = f"{params[root]} + " + " + ".join(terms)
+    at = _sum(params[root], offset, terms)
+    if not lane or not kernel.block(kernel.out):
+        return _vector(at, lane, style)
+    return f"{style.v}_load{'_bf16' if graph.blobs[root].dtype == 'bf16' else ''}({at})"
+
+
+def resolved(graph: Graph, access: Access) -> tuple[str, int, dict[str, int]]:
+    """Of an operand: the owner of its memory, where it begins there, and the step along each dimension, by name."""
+    root, offset, real = graph.resolve(access.blob, access.offset, [(d.extent, s) for d, s in access.strides])
+    return root, offset, {d.name: s for d, s in zip(access.dims, real, strict=True)}
+
+
+def address(name: str, offset: int, strides: Mapping[str, int]) -> str:
+    """The address of an operand's element, where variables are called as the dimensions are."""
+    return _sum(name, offset, _terms(strides))
+
+
+def load_along(name: str, offset: int, strides: Mapping[str, int], fast: str, style: Style) -> str:
+    """The C that reads ``m`` elements along a dimension, where variables are called as the dimensions are."""
+    return _vector(address(name, offset, strides), strides.get(fast, 0), style)
+
+
+def _terms(strides: Mapping[str, int]) -> list[str]:
+    return [f"{d} * {s}" if s != 1 else d for d, s in strides.items() if s]
+
+
+def _sum(name: str, offset: int, terms: list[str]) -> str:
+    return " + ".join([name, *terms, *([str(offset)] if offset or not terms else [])])
+
+
+def _vector(at: str, lane: int, style: Style) -> str:
     if lane == 0:
         return f"{style.v}_set1(*({at}))"
-    if lane == 1:
-        whole = isinstance(kernel, Conv) and kernel.block(kernel.out)
-        if graph.blobs[root].dtype == "bf16":
-            return f"{style.v}_load_bf16({at})"
-        return f"{style.v}_load({at})" if whole else f"{style.v}_load_n({at}, m)"
-    return f"{style.v}_load_strided_n({at}, {lane}, m)"
+    return f"{style.v}_load_n({at}, m)" if lane == 1 else f"{style.v}_load_strided_n({at}, {lane}, m)"
 
 
 def _blocked(strides: dict[str, int], space: str, shape: tuple[int, ...], block: int) -> tuple[list[str], int]:

@@ -20,6 +20,7 @@ from lossc.codegen.mapgen import Code, map_body, map_code
 from lossc.codegen.mapplan import Plan, plan_map
 from lossc.codegen.names import Names, comment, identifier, literal, string
 from lossc.codegen.pool import pool_code
+from lossc.codegen.pool_maps import pool_maps
 from lossc.codegen.pool_spec import PoolSpec
 from lossc.errors import InternalError
 from lossc.ir import CheckFinite, CheckLabel, Constant, Conv, Gemm, Graph, Kernel, Map, Node, Pool, Random, Ref
@@ -278,10 +279,16 @@ class KernelWriter:
         return image, channel // block if block else channel
 
     def _pool(self, kernel: Pool, label: Callable[[str], str]) -> Draft:
-        operands = {"x": kernel.x, "y": kernel.y}
-        if kernel.mask is not None:
-            operands["mask"] = kernel.mask
+        roles = {"x": kernel.x, "y": kernel.y, "mask": kernel.mask}
+        apart = kernel.source if kernel.expressions else None  # maps' operands are bound by themselves
+        operands = {role: ref for role, ref in roles.items() if ref is not None and ref is not apart}
         params, pointers, strides = self._bind(operands, label)
+        maps = None
+        if apart is not None:
+            maps, names = pool_maps(self.graph, kernel, self.style, set(pointers), label)
+            pointers.update({p: self.address(blob, 0) for blob, p in names.items()})
+            role = "x" if kernel.direction == "forward" else "y"
+            params[role], strides[role] = names[self.graph.root(apart.blob)], self._operand(apart)[1]
         mask_kind: Literal["none", "index", "byte"] = "none"
         if kernel.mask is not None:
             mask_kind = "index" if self.graph.blobs[kernel.mask.blob].dtype == "real" else "byte"
@@ -309,6 +316,7 @@ class KernelWriter:
             block=kernel.block,
             x_bf16=self._half(kernel.x),
             y_bf16=self._half(kernel.y),
+            maps=maps,
         )
         return self._draft(spec, pointers, lambda named: Code(*pool_code(named, self.isa, self.dtype)))
 

@@ -1,11 +1,12 @@
 """C text of the pooling kernels: MAX and AVE over two spatial axes, forward and backward, as Caffe's Pooling.
 
-Five algorithms. *Lines* (AVE of windows one column wide, as LRN across channels): whole lines are added up where they
-lie. *Phases* (small windows): rows and columns are dealt out by their remainder modulo the stride, so that every
-window position of consecutive outputs is a contiguous vector; backward, each element collects from the windows that
-cover it. *Windows* (global pooling, large windows): one output after the other, vectors run along the rows of its
-window. *Scatter* (backward of MAX where a row has few outputs for a vector, or masks hold indices): each output's
-gradient goes to its maximum, one after the other. *Blocks*, where channels lie in blocks: see pool_blocks.
+Five algorithms. *Lines* (AVE of windows one column wide, as LRN across channels): whole lines are added up, and maps
+may be part of it: see pool_lines. *Phases* (small windows): rows and columns are dealt out by their remainder modulo
+the stride, so that every window position of consecutive outputs is a contiguous vector; backward, each element collects
+from the windows that cover it. *Windows* (global pooling, large windows): one output after the other, vectors run along
+the rows of its window. *Scatter* (backward of MAX where a row has few outputs for a vector, or masks hold indices):
+each output's gradient goes to its maximum, one after the other. *Blocks*, where channels lie in blocks: see
+pool_blocks.
 
 Large results are streamed past the caches, as maps do. gcc 12 was seen to miscompile rows of plain C that lie apart in
 a buffer (outer-loop and block vectorisation), so what *phases* moves between rows and buffers is explicit vectors
@@ -15,18 +16,16 @@ wherever the stride allows.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Protocol
 
 from lossc.codegen.environment import render
 from lossc.codegen.mapplan import STREAM_BYTES
 from lossc.codegen.pool_blocks import BlocksView, blocks_view
+from lossc.codegen.pool_lines import line_view
 from lossc.codegen.pool_phases import BackwardView, ForwardView, backward_view, forward_view
 from lossc.codegen.pool_spec import NO_MAXIMUM, PoolSpec
 from lossc.errors import InternalError, ShapeError
 
-#: Bytes of the lines under a window: a quarter of a 32 KB first-level cache.
-_WINDOW_BYTES = 8 * 1024
 #: Times in those of one step of *phases* (compare the position, add the gradient; 0.3 ns on Zen 4): what a vector
 #: takes beside its steps, and what *scatter* takes for one output.
 _STEPS_OF_STORING, _STEPS_OF_SCATTER = 10, 3
@@ -41,25 +40,9 @@ class Isa(Protocol):
     def lanes(self, dtype: str) -> int: ...
 
 
-@dataclass(frozen=True)
-class LineView:
-    """All numbers of the algorithm *lines*: line ``row`` of ``to`` sums up lines row - before to row + after."""
-
-    to: str
-    from_: str
-    to_strides: tuple[int, int]
-    from_strides: tuple[int, int]
-    rows_to: int
-    rows_from: int
-    width: int
-    before: int
-    after: int
-    piece: int  # elements of a line at a time
-    pieces: int
-
-
 def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...]]:
-    """The static C function of ``spec`` and its parameter declarations, in order x, y (, mask).
+    """The static C function of ``spec`` and its parameter declarations, in order x, y (, mask); of one with maps those
+    that it reads, the result, what is stored beside it.
 
     Every thread of a team calls it; each plane is computed by one thread. ``dtype``: "float32" or "float64", the
     IR's "f32" and "f64" mean the same.
@@ -70,7 +53,7 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
     real = "float" if bits == 32 else "double"
     forward, is_max = spec.direction == "forward", spec.method == "MAX"
     lanes = isa.lanes(f"float{bits}")
-    lines = None if spec.block else _line_view(spec, lanes, bits // 8)
+    lines = line_view(spec, lanes, bits // 8)
     scatter = is_max and not forward and not spec.block and not _collects(spec, lanes)
     view: ForwardView | BackwardView | BlocksView | None = None
     if spec.block:
@@ -78,6 +61,8 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
     elif not scatter and not lines:
         view = (forward_view if forward else backward_view)(spec, lanes, bits // 8)
         scatter = is_max and not forward and view is None
+    if spec.maps is not None and lines is None:
+        raise InternalError(f"pooling {spec.name}: maps are part of poolings along lines alone")
     _check(spec, bits, counts_in_plane=spec.mask_kind == "index" or (view is None and forward))
     planes, in_size, out_size = spec.n * spec.channels, math.prod(spec.in_shape), math.prod(spec.out_shape)
     x_type, y_type = ("uint16_t" if half else real for half in (spec.x_bf16, spec.y_bf16))
@@ -85,6 +70,10 @@ def pool_code(spec: PoolSpec, isa: Isa, dtype: str) -> tuple[str, tuple[str, ...
         f"{'const ' if forward else ''}{x_type} *restrict {spec.x}",
         f"{'' if forward else 'const '}{y_type} *restrict {spec.y}",
     ]
+    if spec.maps is not None:
+        stored = dict.fromkeys(result.name for result in spec.maps.more)
+        params = [f"const {real} *restrict {name}" for name in spec.maps.reads] + [params[1 if forward else 0]]
+        params += [f"{real} *restrict {name}" for name in stored]
     if spec.mask is not None:
         kind = real if spec.mask_kind == "index" else "unsigned char"
         params.append(f"{'' if forward else 'const '}{kind} *restrict {spec.mask}")
@@ -138,7 +127,8 @@ def _streamed(spec: PoolSpec, lanes: int, real_bytes: int) -> bool:
     if spec.block:  # positions are whole vectors, rows and blocks whole positions
         return large and not spec.accumulate and not spec.y_bf16 and strides[0] % lanes == 0
     vectors = forward or spec.stride[1] <= 2  # elements of wider strides are put in place one by one
-    return large and vectors and not spec.accumulate and all(s % lanes == 0 for s in (shape[1], *strides))
+    steps = [shape[1], *strides, *(s for result in (spec.maps.more if spec.maps else ()) for s in result.steps)]
+    return large and vectors and not spec.accumulate and all(s % lanes == 0 for s in steps)
 
 
 def _check(spec: PoolSpec, bits: int, *, counts_in_plane: bool) -> None:
@@ -166,20 +156,3 @@ def _check(spec: PoolSpec, bits: int, *, counts_in_plane: bool) -> None:
             fix="pool smaller planes, or build with float64",
         )
 
-
-def _line_view(spec: PoolSpec, lanes: int, real_bytes: int) -> LineView | None:
-    """The view, where windows are one column wide and meet one another line by line, none clipped at the padding."""
-    (kernel, one), (pad, no_pad) = spec.kernel, spec.pad
-    rows_x, rows_y, width = spec.in_shape[0], spec.out_shape[0], spec.in_shape[1]
-    even = rows_y == rows_x + 2 * pad - kernel + 1 and spec.out_shape[1] == width
-    if spec.method != "AVE" or one != 1 or spec.stride != (1, 1) or no_pad or not even:
-        return None
-    before, after = pad, kernel - 1 - pad
-    pieces = math.ceil(width * kernel * real_bytes / _WINDOW_BYTES)
-    piece = math.ceil(math.ceil(width / pieces) / lanes) * lanes
-    pieces = math.ceil(width / piece)
-    if spec.direction == "forward":
-        ends = (spec.y, spec.x, spec.y_strides, spec.x_strides, rows_y, rows_x)
-        return LineView(*ends, width, before, after, piece, pieces)
-    ends = (spec.x, spec.y, spec.x_strides, spec.y_strides, rows_x, rows_y)
-    return LineView(*ends, width, after, before, piece, pieces)

@@ -14,6 +14,32 @@ STACK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
+class Result:
+    """What a pooling along lines stores: the parameter, the address and the value, in C; ``steps`` counts elements
+    between images, channels, lines and to the first of all, whatever there is."""
+
+    name: str
+    at: str
+    value: str
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Maps that are part of a pooling along lines, as C statements at image ``n``, channel ``c``, line ``h`` and column
+    ``w`` (ptrdiff_t) of the first of ``m`` (int) lanes.
+
+    ``take`` reads an element of the source and defines ``out``, which windows see; ``give`` reads ``acc`` and defines
+    ``out``, the result, and the values of ``more``. ``reads`` names the parameters that they read, the source's too.
+    """
+
+    take: tuple[str, ...]
+    give: tuple[str, ...]
+    more: tuple[Result, ...]
+    reads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PoolSpec:
     """One pooling kernel: x [n, channels, *in_shape], y and mask [n, channels, *out_shape].
 
@@ -24,6 +50,7 @@ class PoolSpec:
     ``block``: 0, or the channels in a block that lies position by position, in x, y and mask alike (as in a ConvSpec);
     the mask is in bytes then, if there is one. ``x_bf16`` and ``y_bf16``, forward in blocks alone: such a blob lies in
     memory as bfloat16 (``uint16_t``); arithmetic is in float32, and results are rounded when they are stored.
+    ``maps``: those that are part of an AVE pooling along lines.
     """
 
     name: str
@@ -48,3 +75,4 @@ class PoolSpec:
     block: int = 0
     x_bf16: bool = False
     y_bf16: bool = False
+    maps: Maps | None = None
