@@ -90,6 +90,8 @@ def _groups(graph: Graph, node: Node, images: set[str]) -> Iterable[list[str]]:
     if isinstance(kernel, Map):
         return [[*sorted(touched), *([] if splittable(graph, kernel, images) else ["planes"])]]
     if isinstance(kernel, Pool):
+        if kernel.sums_lines:
+            return [[*sorted(touched), "planes"]]
         operands = [r for r in (kernel.x, kernel.y, kernel.mask) if r is not None and not _point(r)]
         return [[*sorted(touched), *("planes" for r in operands if _image_of(graph, r, images) is None)]]
     if isinstance(kernel, Conv):

@@ -111,6 +111,10 @@ def _fits(graph: Graph, node: Node, name: str) -> bool:
         found = graph.try_resolve(operand.blob, operand.offset, pairs)
         if found is None:
             return False
+        if isinstance(kernel, Pool) and isinstance(operand, Access) and operand in kernel.outputs():
+            columns = (s for d, s in zip(operand.dims, found[2], strict=True) if d.name == kernel.labels[-1])
+            if any(s != 1 for s in columns):
+                return False
         if isinstance(kernel, (Conv, Pool)) and isinstance(operand, Ref):
             step = 1
             for extent, stride in zip(reversed(operand.shape[2:]), reversed(found[2][2:]), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lossc.ir import Access, Conv, Gemm, Graph, Map, Node, Ref, Store, make_map
+from lossc.ir import Access, Conv, Gemm, Graph, Map, Node, Pool, Ref, Store, make_map
 from lossc.ir.expr import Acc, Expr, Gather, Iota, Load, Reduce, accesses, rewrite, walk
 from lossc.ir.kernels import epilogue_labels, is_copy
 from lossc.ir.sweep import is_one_sweep
@@ -18,8 +18,11 @@ from lossc.passes.analysis import (
     roots,
     space,
     touches_between,
+    writes_between,
 )
 
+#: Kernels that take maps as epilogues; of poolings those that sum up lines.
+Fused = Gemm | Conv | Pool
 #: Operations of a map that may follow each other: a longer function of C would not be faster, and compile slowly.
 DEEPEST = 120
 
@@ -47,6 +50,32 @@ class FuseMaps:
 
 
 def _fuse(graph: Graph, node: Node) -> tuple[Node, Map, str] | None:
+    found = sole_use(graph, node)
+    if found is None or not isinstance(found[1].kernel, Map):
+        return None
+    producer, consumer = found
+    name, target = producer.stores[0].access.blob, consumer.kernel
+    assert isinstance(target, Map)
+    loads = {a for s in target.stores for a in accesses(s.value) if a.blob == name}
+    if any(isinstance(e, Gather) and e.access.blob == name for s in target.stores for e in walk(s.value)):
+        return None
+    if len(loads) != 1 or name in target.writes() or space(target) != graph.blobs[name].size:
+        return None
+    if set(target.writes()) & set(producer.reads()):
+        return None
+    value = value_in(producer, loads.pop())
+    if value is None:
+        return None
+    stores = tuple(Store(s.access, _substitute(s.value, name, value), s.accumulate) for s in target.stores)
+    if any(s.value.depth > DEEPEST for s in stores):
+        return None
+    fused = make_map(stores)
+    return (consumer, fused, name) if is_one_sweep(fused) else None
+
+
+def sole_use(graph: Graph, node: Node) -> tuple[Map, Node] | None:
+    """A map that stores one value, point by point, all over a temporary, and the only kernel that reads it, if nothing
+    in between changes what the map reads."""
     producer = node.kernel
     if not isinstance(producer, Map) or len(producer.stores) != 1 or producer.accumulates:
         return None
@@ -57,32 +86,12 @@ def _fuse(graph: Graph, node: Node) -> tuple[Node, Map, str] | None:
     if any(isinstance(e, (Reduce, Gather, Iota)) for e in walk(store.value)):
         return None
     readers = graph.readers(name)
-    if len(readers) != 1 or not isinstance(readers[0].kernel, Map) or readers[0].section != node.section:
+    if len(readers) != 1 or readers[0].section != node.section:
         return None
-    consumer = readers[0]
-    target = consumer.kernel
-    assert isinstance(target, Map)
-    loads = {a for s in target.stores for a in accesses(s.value) if a.blob == name}
-    if any(isinstance(e, Gather) and e.access.blob == name for s in target.stores for e in walk(s.value)):
-        return None
-    if len(loads) != 1 or name in target.writes() or space(target) != graph.blobs[name].size:
-        return None
-    for other in between(graph, node, consumer):
-        if roots(graph, other.kernel.writes()) & roots(graph, producer.reads()):
-            return None
-    if set(target.writes()) & set(producer.reads()):
-        return None
-    value = _value_in(producer, loads.pop())
-    if value is None:
-        return None
-    stores = tuple(Store(s.access, _substitute(s.value, name, value), s.accumulate) for s in target.stores)
-    if any(s.value.depth > DEEPEST for s in stores):
-        return None
-    fused = make_map(stores)
-    return (consumer, fused, name) if is_one_sweep(fused) else None
+    return None if writes_between(graph, producer.reads(), node, readers[0]) else (producer, readers[0])
 
 
-def _value_in(producer: Map, load: Access) -> Expr | None:
+def value_in(producer: Map, load: Access) -> Expr | None:
     """The producer's expression in the dimensions in which the consumer reads it."""
     aligned = align(producer, producer.stores[0].access, load)
     if aligned is None:
@@ -99,13 +108,16 @@ def _substitute(root: Expr, name: str, value: Expr) -> Expr:
 
 @dataclass(frozen=True)
 class FuseEpilogues:
-    """A map over a contraction's result -> the contraction's epilogue, applied while the tile is in registers."""
+    """A map over a contraction's result -> the contraction's epilogue, applied while the tile is in registers.
+
+    A pooling that sums up lines has epilogues too, and then takes maps of several outputs.
+    """
 
     name: str = "fuse-epilogues"
 
     def run(self, graph: Graph) -> bool:
         changed = False
-        for ident in [n.id for n in graph.nodes if isinstance(n.kernel, (Gemm, Conv))]:
+        for ident in [n.id for n in graph.nodes if isinstance(n.kernel, Fused)]:
             while _absorb(graph, graph.node(ident)):
                 changed = True
         return changed
@@ -113,21 +125,25 @@ class FuseEpilogues:
 
 def _absorb(graph: Graph, node: Node) -> bool:
     kernel = node.kernel
-    assert isinstance(kernel, (Gemm, Conv))
+    assert isinstance(kernel, Fused)
+    if isinstance(kernel, Pool) and not kernel.sums_lines:
+        return False
     out = kernel.out
     if kernel.accumulate or graph.blobs[out.blob].size != out.size or not out.is_contiguous:
         return False
     user = _next_user(graph, node, out.blob)
-    if user is None or not isinstance(user.kernel, Map) or len(user.kernel.stores) != 1:
+    if user is None or not isinstance(user.kernel, Map):
         return False
     value = user.kernel
     store = value.stores[0]
+    if len(value.stores) > 1 and (not isinstance(kernel, Pool) or value.accumulates):
+        return False
     in_place = store.access.blob == out.blob
     if in_place and not store.accumulate:
         return False
     if not in_place and not _only_reader(graph, node, user, out.blob):
         return False
-    if any(isinstance(e, (Reduce, Gather, Iota)) for e in walk(store.value)):
+    if any(isinstance(e, (Reduce, Gather, Iota)) for s in value.stores for e in walk(s.value)):
         return False
     if set(roots(graph, value.reads())) & {graph.root(out.blob)} != {graph.root(out.blob)}:
         return False
@@ -135,17 +151,19 @@ def _absorb(graph: Graph, node: Node) -> bool:
     earlier = _to_run_before(graph, node, user, others)
     if earlier is None:  # the operands must be ready when the contraction runs
         return False
-    if not in_place and (store.accumulate or touches_between(graph, [store.access.blob], node, user)):
+    if not in_place and (store.accumulate or touches_between(graph, value.writes(), node, user)):
         return False
     built = _epilogue(graph, kernel, value, in_place)
     if built is None:
         return False
+    fresh = _with(kernel, *built)
+    if isinstance(fresh, Pool) and roots(graph, fresh.reads()) & roots(graph, fresh.writes()):
+        return False  # its windows read on behind what is written
     if earlier:
         moved = {n.id for n in earlier}
         rest = [n.id for n in graph.nodes if n.id not in moved]
         at = rest.index(node.id)
         graph.reorder([*rest[:at], *(n.id for n in earlier), *rest[at:]])
-    fresh = _with(kernel, *built)
     graph.replace(node, fresh, note=_joined(node.note, user.note))
     why = "it is the next to use the result, element by element, and its operands are ready"
     graph.remark("fuse-epilogues", user, f"{user.note or 'map'} fused into the epilogue of {_called(node)}", why)
@@ -203,19 +221,18 @@ def _only_reader(graph: Graph, node: Node, user: Node, blob: str) -> bool:
     )
 
 
-def _epilogue(graph: Graph, kernel: Gemm | Conv, value: Map, in_place: bool) -> tuple[Expr, Ref] | None:
-    """(expression over the result's own dimensions, where it now goes)."""
+def _epilogue(graph: Graph, kernel: Fused, value: Map, in_place: bool) -> tuple[Expr, Ref, tuple[Store, ...]] | None:
+    """(expression over the result's own dimensions, where it now goes, what the map stores beside it)."""
     out = kernel.out
     labels = epilogue_labels(out)
     target = out[labels]
     value = coalesce(value)
-    store = value.stores[0]
     if space(value) != out.size:
         return None
     if in_place:
-        mine = store.access
+        mine = value.stores[0].access
     else:
-        loads = {a for a in accesses(store.value) if a.blob == out.blob}
+        loads = {a for a in value.inputs() if a.blob == out.blob}
         if len(loads) != 1:
             return None
         mine = loads.pop()
@@ -225,7 +242,7 @@ def _epilogue(graph: Graph, kernel: Gemm | Conv, value: Map, in_place: bool) -> 
     split, mapping = aligned
     if set(split.dims) != set(mapping):
         return None
-    store = rename_dims(split, mapping).stores[0]
+    store, *rest = rename_dims(split, mapping).stores
     acc: Expr = kernel.epilogue if kernel.epilogue is not None else Acc(tuple(target.dims))
     if in_place:
         expr: Expr = acc + store.value
@@ -236,27 +253,31 @@ def _epilogue(graph: Graph, kernel: Gemm | Conv, value: Map, in_place: bool) -> 
         if where is None or (is_copy(value) and where.size < graph.blobs[where.blob].size):
             return None  # a mere copy into a part is left to elide-copies, which keeps the blob and its name
         place = where
-    return (expr, place) if _simple(graph, kernel, expr, labels) else None
+    if any(_place(kernel, s.access, target) is None for s in rest):
+        return None
+    more = tuple(Store(s.access, _substitute(s.value, out.blob, acc)) for s in rest)
+    fits = all(_simple(graph, kernel, e, labels) for e in (expr, *(s.value for s in more)))
+    return (expr, place, more) if fits else None
 
 
-def _place(kernel: Gemm | Conv, store: Access, target: Access) -> Ref | None:
-    """The result where the map stores it, such as a part of a concatenation: a convolution's planes in one piece."""
+def _place(kernel: Fused, store: Access, target: Access) -> Ref | None:
+    """The result where the map stores it, such as a part of a concatenation: an image's planes in one piece."""
     out, dims = kernel.out, {d.name: d for d in target.dims}
     labels = epilogue_labels(out)
-    planes = [dims[x] for x in labels[2:] if x in dims] if isinstance(kernel, Conv) else []
+    planes = [dims[x] for x in labels[2:] if x in dims] if not isinstance(kernel, Gemm) else []
     if any(store.stride(d) != target.stride(d) for d in planes):
         return None
     strides = [store.stride(dims[x]) if x in dims else step for x, step in zip(labels, out.strides, strict=True)]
     return Ref(store.blob, out.shape, tuple(strides), store.offset)
 
 
-def _simple(graph: Graph, kernel: Gemm | Conv, expr: Expr, labels: str) -> bool:
+def _simple(graph: Graph, kernel: Fused, expr: Expr, labels: str) -> bool:
     """Every operand can be read in the result's dimensions, and in a convolution varies along the channel only, or is
     laid out like the result's planes."""
     for a in accesses(expr):
         if graph.try_resolve(a.blob, a.offset, [(d.extent, s) for d, s in a.strides]) is None:
             return False
-    if isinstance(kernel, Gemm):
+    if not isinstance(kernel, Conv):
         return True
     shape = kernel.out.shape[2:]
     for a in accesses(expr):
@@ -272,9 +293,12 @@ def _simple(graph: Graph, kernel: Gemm | Conv, expr: Expr, labels: str) -> bool:
     return True
 
 
-def _with(kernel: Gemm | Conv, epilogue: Expr, place: Ref) -> Gemm | Conv:
+def _with(kernel: Fused, epilogue: Expr, place: Ref, more: tuple[Store, ...]) -> Fused:
     if isinstance(kernel, Gemm):
         return replace(kernel, epilogue=epilogue, c=place)
+    if isinstance(kernel, Pool):
+        fresh = replace(kernel, epilogue=epilogue, more=(*kernel.more, *more))
+        return replace(fresh, y=place) if kernel.direction == "forward" else replace(fresh, x=place)
     slot = {"forward": "y", "bwd_data": "x", "bwd_weights": "w"}[kernel.direction]
     changes: dict[str, object] = {"epilogue": epilogue, slot: place}
     return replace(kernel, **changes)  # type: ignore[arg-type]

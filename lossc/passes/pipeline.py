@@ -15,6 +15,7 @@ from lossc.passes.heads import JoinHeads
 from lossc.passes.join import JoinLoss
 from lossc.passes.lower import InferShapes, LowerForward, ResolveInPlace
 from lossc.passes.narrow import NarrowImages, NarrowMasks
+from lossc.passes.prologue import FusePrologues
 from lossc.passes.prune import PruneGradients, PruneZeroLoss
 from lossc.passes.schedule import PlanMemory, Schedule
 from lossc.passes.sweeps import JoinSweeps, Rematerialise
@@ -36,6 +37,7 @@ OPTIMISE: tuple[Pass, ...] = (
     JoinHeads(),
     FuseMaps(),
     FuseEpilogues(),
+    FusePrologues(),
     ElideCopies(),
     Rematerialise(),
     JoinSweeps(),

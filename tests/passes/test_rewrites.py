@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from small_nets import imported, outcome
 
-from lossc.ir import Blob, Builder, Conv, Gemm, Geometry, Graph, Pool, Scalar, View
+from lossc.ir import Blob, Builder, Conv, Gemm, Geometry, Graph, Pool, Ref, Scalar, View
 from lossc.ir.blob import Role
 from lossc.ir.expr import Acc, expr, op, tanh, total
 from lossc.ir.printer import to_text
@@ -172,6 +172,24 @@ def product(*, observed: bool = False) -> Graph:
     return g
 
 
+def neighbours(*, observed: bool = False, changed: bool = False, columns: bool = False, method: str = "AVE") -> Graph:
+    """Squares, the means of neighbouring channels' squares, and what two results are made of them."""
+    shape = (2, 6, 3, 4)
+    g = graph_of(x=shape, t=shape, squares=shape, mean=shape, y=shape, scale=shape)
+    x, t, squares, mean = (g.whole(name)["nchw"] for name in ("x", "t", "squares", "mean"))
+    at(g, "forward", "body").map((t, tanh(x)))
+    at(g, "forward", "norm").map((squares, expr(t) * t), note="squares")
+    if changed:
+        at(g, "forward", "body").map((t, expr(x) * 4.0))
+    rows = [g.whole(name).reshape(2, 1, 6, 12) for name in ("squares", "mean")]
+    geometry = Geometry((3, 3 if columns else 1), (1, 1), (1, 1 if columns else 0), (1, 1))
+    at(g, "forward", "norm").pool("forward", method, *rows, geometry, alpha=Scalar(0.5, "alpha"))
+    y, scale = (g.whole(name)["nchw"] for name in ("y", "scale"))
+    at(g, "forward", "norm").map((y, expr(t) / (1.0 + expr(mean))), (scale, 1.0 + expr(mean)))
+    g.observe("y", "scale", *(["squares", "mean"] if observed else []))
+    return g
+
+
 def joined(*, from_input: bool = False) -> Graph:
     """Two halves are computed, copied side by side, and one of them cut out again."""
     g = graph_of(x=(4, 3), a=(4, 3), b=(4, 3), both=(4, 6), right=(4, 3), s=(), y=(4, 3))
@@ -309,6 +327,7 @@ MAKE: dict[str, Callable[[], Graph]] = {
     "join-heads": before("join-heads", "two_losses"),
     "fuse-maps": chain,
     "fuse-epilogues": product,
+    "fuse-prologues": neighbours,
     "elide-copies": joined,
     "rematerialise": normalised,
     "join-sweeps": gradients_of_rows,
@@ -329,6 +348,13 @@ ALONE: dict[str, tuple[str, Callable[[], Graph]]] = {
     "normalised rows of what changes": ("rematerialise", lambda: normalised(changed=True)),
     "a sweep whose operand changes after the other": ("join-sweeps", lambda: gradients_of_rows(changed=True)),
     "sums along rows and along columns": ("join-sweeps", lambda: gradients_of_rows(other_rows=True)),
+    "squares that users may look at": ("fuse-prologues", lambda: neighbours(observed=True)),
+    "squares of what changes": ("fuse-prologues", lambda: neighbours(changed=True)),
+    "squares that windows of several columns meet": ("fuse-prologues", lambda: neighbours(columns=True)),
+    "squares of which maxima are taken": ("fuse-prologues", lambda: neighbours(method="MAX")),
+    "means that users may look at": ("fuse-epilogues", lambda: neighbours(observed=True)),
+    "means of windows of several columns": ("fuse-epilogues", lambda: neighbours(columns=True)),
+    "maxima along lines": ("fuse-epilogues", lambda: neighbours(method="MAX")),
     "a mask that users may look at": ("narrow-masks", lambda: masked(observed=True)),
     "images that maps use too": ("narrow-images", lambda: in_blocks(squared=True)),
     "a schedule that is one already": ("schedule", lives),
@@ -410,6 +436,37 @@ def test_fuse_epilogues_keeps_what_users_may_look_at() -> None:
     verify(graph)
     assert kernels(graph) == ["gemm", "map"], "the bias is taken, the ReLU is not"
     for blob, values in outcome(graph).items():
+        np.testing.assert_allclose(values, want[blob], rtol=1e-14)
+
+
+def test_neighbours_become_one_pooling_of_two_results() -> None:
+    graph = neighbours()
+    want = outcome(graph)
+    for name in ("fuse-epilogues", "fuse-prologues"):
+        assert BY_NAME[name].run(graph)
+        verify(graph)
+    assert kernels(graph) == ["map", "pool"] and {"squares", "mean"}.isdisjoint(graph.blobs)
+    pool = "y[2,1,6,12] = (alpha 0.5) * (t[2,1,6,12] |> acc * acc) kernel [3, 1] stride [1, 1] pad [1, 0] |> "
+    assert f"pool_forward AVE {pool}t[n,h,w] / (1 + acc); scale[n,h,w] = 1 + acc" in to_text(graph)
+    for blob, values in outcome(graph).items():
+        np.testing.assert_allclose(values, want[blob], rtol=1e-14)
+
+
+@pytest.mark.parametrize("apart", [1, 2])
+def test_a_pooling_stores_its_second_result_in_whole_lines(apart: int) -> None:
+    """Where that is copied with other numbers in between, the copy stays."""
+    g = neighbours()
+    g.add_blob(Blob("both", (2, 6, 3, 4 * apart), "activation"))
+    g.observable.discard("scale")
+    g.observe("both")
+    into = Ref("both", (2, 6, 3, 4), tuple(apart * s for s in (72, 12, 4, 1)))
+    at(g, "forward", "copy").map((into["nchw"], g.whole("scale")["nchw"]))
+    want = outcome(g)
+    for name in ("fuse-epilogues", "elide-copies"):
+        BY_NAME[name].run(g)
+        verify(g)
+    assert len([k for k in kernels(g) if k == "map"]) == 1 + apart
+    for blob, values in outcome(g).items():
         np.testing.assert_allclose(values, want[blob], rtol=1e-14)
 
 
