@@ -46,6 +46,8 @@ LARGE_OUTPUT = 8 << 20  # bytes of C
 REUSE = 12  # panels for which packing rows that are friendly anyhow pays, where terms are blocked
 TASKS = 8  # parts of a product with blocked terms, at the least: more would read each panel too often
 FAR_STEP = 0.5  # cycles an element of a large matrix that is read across its rows
+FAR_LINE = 2.0  # cycles for a vector of a scalar product's operands where they do not stay in the L1 cache
+EVICTED = 3.0  # cycles to broadcast an element of rows that evict each other from the L1 cache
 LANES_SUM = 10  # cycles to add up the lanes of a vector
 FEW = 32  # rows or columns for which scalar products are considered
 PACK_ROWS = 32  # of a panel are packed at a time by one thread
@@ -152,7 +154,8 @@ class _Plan:
 def _plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan:
     """The product with this register tile: its blocks, what is packed, and the cycles this may take."""
     vectors = ceil(side.columns / types.lanes)
-    most = PANEL_BYTES // (nv * types.lanes * types.size)
+    lone = vectors <= nv and side.a != frozen and not side.bf16  # rows pass by once, best in the order in which they lie
+    most = (L2_BYTES if lone else PANEL_BYTES) // (nv * types.lanes * types.size)
     block_k = terms = side.terms
     if terms > most:  # even blocks, of whole runs of packing
         block_k = min(round_up(ceil(terms / ceil(terms / most)), PACK_ROWS), max(most // PACK_ROWS, 1) * PACK_ROWS)
@@ -168,6 +171,8 @@ def _plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan:
         cost += elements_b * (PACK_CONTIGUOUS if side.b_column == 1 else PACK_STRIDED)
     if pack_a and side.a != frozen:
         cost += elements_a * (PACK_CONTIGUOUS if side.a_row == 1 else PACK_STRIDED)
+    if not pack_a and side.a_k == 1 and unfriendly:
+        cost += EVICTED * elements_a * panels
     if not pack_a and side.a_k != 1 and elements_a * types.size > L2_BYTES:
         cost += elements_a * FAR_STEP
     if side.crossed:
@@ -179,7 +184,10 @@ def _dot_plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan
     """The product by scalar products, for few rows or columns: nothing is packed, but every sum is added up. Pairs are
     packed nevertheless, in lines; the cost is that of what is not frozen."""
     steps = ceil(side.terms / types.lanes)
-    cost = ceil(side.rows / mr) * ceil(side.columns / nv) * (steps * tile_cycles(mr, nv) + mr * nv * LANES_SUM + 20)
+    step = tile_cycles(mr, nv)
+    if not side.bf16 and side.rows * side.k * types.size > PANEL_BYTES:
+        step += FAR_LINE * (mr + (nv if side.rows > mr else 0))
+    cost = ceil(side.rows / mr) * ceil(side.columns / nv) * (steps * step + mr * nv * LANES_SUM + 20)
     if side.crossed:
         cost += side.rows * side.columns * CROSSED_STORE
     lines = [(side.a, side.rows), (side.b, side.columns)] if side.bf16 else []
