@@ -121,6 +121,7 @@ def direct_code(
     local = sums_size + (strip_size if plan.strip else 0)
     packed = types.aligned(shape.groups * vectors * lanes * depth)
     shared = 0 if shape.frozen else packed
+    far_target = _large(types.size, shape.n, shape.groups * shape.oc, prod(shape.out_shape))
     params = parameters(
         spec, types, (shape.source, "packed" if shape.frozen else spec.w), shape.target, halves=spec.halves
     )
@@ -202,8 +203,8 @@ def direct_code(
         "x_row": source.row,
         "x_column": source.column,
         "fetch": range(0, plan.mr, CACHE_LINE // types.size)
-        if not block and not spread and _large(types.size, shape.n, shape.groups * shape.oc, prod(shape.out_shape))
-        else (),
+        if not block and not spread and far_target else (),
+        "fetch_sums": block and block["straight"] and view_f.accumulate and far_target,
         "fetch_at": affine(
             [(n, shape.target_strides[0]), (group, shape.oc * shape.target_strides[1]),
              ("tile", nr * shape.target_strides[1]), ("i", shape.target_strides[1]),
