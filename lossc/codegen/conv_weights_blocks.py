@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
-from lossc.codegen.contraction import Code, Isa, Types, finish, parameters, signature
+from lossc.codegen.contraction import CACHE_LINE, Code, Isa, Types, finish, parameters, signature
 from lossc.codegen.conv_weights_blocks_plan import Plan, Side, sides, tap_range, weights_plan
 from lossc.codegen.conv_window import Part, Window, affine, decode
 from lossc.codegen.environment import render
@@ -73,7 +73,7 @@ def weights_blocks_code(spec: Any, shape: Window, isa: Isa, types: Types, prefer
             "transposes": turns or not tile.swapped,
             **_positions(shape, plan, types, row, column, group),
             "unit": unit,
-            "next": unit * row.channel if taps == 1 else 0,
+            "next": _next_rows(row, unit, types) if taps == 1 else "",
             "turns": turns,
             "turned_size": turned,
             "column_tail": turns and column.channels % nr,
@@ -185,6 +185,13 @@ def _positions(shape: Window, plan: Plan, types: Types, row: Side, column: Side,
             "group": column.group(group), "at": column_at, "plane": column.plane("column_image", "column", nr),
         },
     }  # fmt: skip
+
+
+def _next_rows(row: Side, unit: int, types: Types) -> str:
+    """C for how far behind the rows at position w lie those that follow; of rows that lie apart, each step fetches
+    another one's part of a cache line."""
+    line = CACHE_LINE // types.size
+    return affine([("0" if row.block else f"w % {line}", row.channel - 1)], unit * row.channel)
 
 
 def _end(start: str, step: int, size: int) -> str:
