@@ -26,6 +26,7 @@ PARTS = (1, 2, 4, 8)  # into which the output channels of a block may be split
 FEW_TASKS = 16  # below which output channels are worth sharing out
 BALANCE = 4  # tasks come in multiples of this where they are few, for that many threads
 INNER_CHANNELS = 8  # from which the loop over channels is the innermost one, else the one over a column of taps
+FAR_PLANES = 0.1  # part of the time that planes in the whole L2 cache cost more than in the L1, few weights beside them
 FAR_CYCLES = 0.3  # for a vector of a panel that does not stay in the L1 cache
 PAIR_CYCLES = 0.68  # of the broadcast of a pair, which compilers do not make an operand of its product
 PACK_CYCLES = {  # of one term of an output channel
@@ -233,6 +234,9 @@ def _cost(shape: Window, types: Types, plan: Plan, spread: Spread | None) -> flo
     panel = depth * plan.nv * types.lanes
     resident = (panel + plan.rows * plan.row_columns * (plan.nv * types.lanes + shape.steps)) * types.size
     penalty = 1.1 if resident > L2_BYTES else 1.0
+    weights = vectors * types.lanes * depth * types.size
+    if shape.taps == 1 and not (plan.strip or shape.source_block) and weights <= L2_BYTES // 4:
+        penalty += FAR_PLANES * plan.rows * plan.row_columns * shape.steps * types.size / L2_BYTES
     pack = 0.0 if shape.frozen else PACK_CYCLES[packing(shape, types)] * shape.groups * vectors * types.lanes * depth
     miss = 0.0
     if in_place and (plan.rows, plan.row_columns) != shape.out_shape[-2:]:  # an image's first block waits for its lines
