@@ -25,7 +25,7 @@ _LOCALS = """
     acc add adds alpha at_group at_tile block broadcast c c0 c1 channels chunk ci co co0 col column column0
     column_end column_image column_plane columns count cv d0 d1 d2 d3 d4 d5 d6 dealt depth exists first from group
     group0 group1 h h0 h1 h_first h_last half height i i0 image images j j1 j2 kh kw kz l last limit line lines
-    local m n n0 n1 n2 o out p p0 p1 p2 packed packed_a packed_b panel panels part phase phases plane planes q r
+    local m n n0 n1 n2 next o out p p0 p1 p2 packed packed_a packed_b panel panels part phase phases plane planes q r
     rest result row row0 row_end row_image row_plane row_tile rows rows_of s shared skip span spread stored strip
     sum sums sums_of t t0 t1 tap tap0 taps term terms tg tile tile0 tile1 to total turned two u v v0 v1 v2 vectors w
     w0 w1 w_first w_last width x_block y z z0 z1 z2 z3
@@ -203,11 +203,18 @@ class Micro:
     depth: int = 0
     pairs: bool = False  # the elements of a and b are pairs of bfloat16
     halves: bool = False  # a lies as bfloat16: its strides count these, not pairs
+    fetched: tuple[int, ...] = ()  # places beside `next`, which goes on by `next_step`, that each step prefetches
+    next_step: int = 0
 
     @property
     def multiply(self) -> str:
         """The vector function that adds products to a sum, without its type."""
         return "dot2" if self.pairs else "fma"
+
+    @property
+    def next(self) -> list[str]:
+        """The parameter that says where what the step prefetches begins."""
+        return ["const real *restrict next"] if self.fetched else []
 
     def head(self, types: Types) -> str:
         """The function's head; out gets `depth` terms a sum, of `columns` valid columns where that can vary."""
@@ -215,6 +222,7 @@ class Micro:
         params = ["const ptrdiff_t depth", f"const {a} *restrict a", "const real *restrict b", "real *restrict out"]
         params += ["const int add"] if self.add else []
         params += ["const int columns"] if self.masked else []
+        params += self.next
         return types.head(self.name, params)
 
 

@@ -47,6 +47,9 @@ REUSE = 12  # panels for which packing rows that are friendly anyhow pays, where
 TASKS = 8  # parts of a product with blocked terms, at the least: more would read each panel too often
 FAR_STEP = 0.5  # cycles an element of a large matrix that is read across its rows
 FAR_LINE = 2.0  # cycles for a vector of a scalar product's operands where they do not stay in the L1 cache
+AGAIN = 3.0  # cycles for a vector that another row tile reads again, where rows may evict each other
+RUN = 32  # terms of a large matrix that are read for all its columns at a time
+CHUNKS, CHUNK_TERMS = 16, 256  # of terms that have sums of their own: at most, and how many terms make one worth while
 EVICTED = 3.0  # cycles to broadcast an element of rows that evict each other from the L1 cache
 LANES_SUM = 10  # cycles to add up the lanes of a vector
 FEW = 32  # rows or columns for which scalar products are considered
@@ -144,17 +147,19 @@ class _Plan:
     pack_b: bool
     cost: float
     dot: bool = False  # nv columns, vectors along k
+    run: int = 0  # terms for which all columns pass by at a time, in chunks of terms
 
     def __str__(self) -> str:
         packed = "a" * self.pack_a + "b" * self.pack_b
-        words = ("dot" * self.dot, "crossed" * self.side.crossed, f"packed {packed}" if packed else "")
+        way = "dot" if self.dot else "stream" if self.run else ""
+        words = (way, "crossed" * self.side.crossed, f"packed {packed}" if packed else "")
         return " ".join(filter(None, (f"{self.mr}x{self.nv}", *words)))
 
 
 def _plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan:
     """The product with this register tile: its blocks, what is packed, and the cycles this may take."""
     vectors = ceil(side.columns / types.lanes)
-    lone = vectors <= nv and side.a != frozen and not side.bf16  # rows pass by once, best in the order in which they lie
+    lone = vectors <= nv and side.a != frozen and not side.bf16  # rows pass by once, in the order in which they lie
     most = (L2_BYTES if lone else PANEL_BYTES) // (nv * types.lanes * types.size)
     block_k = terms = side.terms
     if terms > most:  # even blocks, of whole runs of packing
@@ -171,6 +176,8 @@ def _plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan:
         cost += elements_b * (PACK_CONTIGUOUS if side.b_column == 1 else PACK_STRIDED)
     if pack_a and side.a != frozen:
         cost += elements_a * (PACK_CONTIGUOUS if side.a_row == 1 else PACK_STRIDED)
+    if not pack_b and _passes_by(side, types):
+        cost += elements_b * FAR_STEP
     if not pack_a and side.a_k == 1 and unfriendly:
         cost += EVICTED * elements_a * panels
     if not pack_a and side.a_k != 1 and elements_a * types.size > L2_BYTES:
@@ -178,6 +185,26 @@ def _plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan:
     if side.crossed:
         cost += side.rows * side.columns * CROSSED_STORE
     return _Plan(side, mr, nv, block_k, pack_a, pack_b, cost)
+
+
+def _passes_by(side: _Side, types: Types) -> bool:
+    """Whether b is a large matrix that lies row by row, in the order of the terms."""
+    dense = side.b_column == 1 and side.b_k == side.columns
+    return dense and side.columns * types.size >= PAGE and side.columns * side.k * types.size > L2_BYTES
+
+
+def _chunks(side: _Side) -> int:
+    """Parts of the terms that have sums of their own."""
+    return max(1, min(CHUNKS, side.k // CHUNK_TERMS))
+
+
+def _stream_plan(side: _Side, types: Types, mr: int, nv: int) -> _Plan:
+    """The product of few rows with a large matrix that passes by once, in the order in which it lies."""
+    vectors, row_tiles = ceil(side.columns / types.lanes), ceil(side.rows / mr)
+    cost = ceil(side.k / RUN) * tiling_cost(side.rows, vectors, RUN, mr, nv)
+    cost += AGAIN * vectors * side.k * (row_tiles - 1) + side.rows * vectors * _chunks(side)
+    cost += side.rows * side.k * (PACK_CONTIGUOUS if side.a_row == 1 else PACK_STRIDED)
+    return _Plan(side, mr, nv, side.terms, True, False, cost, run=RUN)
 
 
 def _dot_plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan:
@@ -201,6 +228,10 @@ def _best_plan(spec: GemmSpec, isa: Isa, types: Types, prefer: str) -> tuple[_Pl
         for side in _sides(spec):
             small = [(mr, nv) for mr, nv in tiles(isa, types, side.rows) if nv <= side.columns]
             plans += [_dot_plan(side, types, *tile, spec.frozen) for tile in small]
+    for side in _sides(spec):
+        if side.rows <= FEW and _passes_by(side, types) and not (spec.bf16 or spec.frozen):
+            whole = [(mr, nv) for mr, nv in tiles(isa, types, side.rows) if nv % ceil(side.rows / mr) == 0]
+            plans += [_stream_plan(side, types, *tile) for tile in whole]  # which share out the lines that they fetch
     form = f"gemm {'n' if spec.a_strides[1] == 1 else 't'}{'n' if spec.b_strides[1] == 1 else 't'}"
     form += " bf16" if spec.bf16 else ""
     return choose(plans, lambda plan: plan.cost, lambda plan: f"{form} {plan}", prefer)
@@ -262,20 +293,26 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     a_packed = types.aligned((side.rows if plan.dot else row_tiles * mr) * depth) if plan.pack_a else 0
     b_packed = (side.columns if plan.dot else block_panels * nr) * depth if plan.pack_b and not pack_own else 0
     a_scratch, b_scratch = a_packed * (frozen != "packed_a"), b_packed * (frozen != "packed_b")
+    shared = a_scratch + b_scratch
     masked = not plan.pack_b and not plan.dot and side.columns % nr != 0
+    share = plan.nv // row_tiles * types.lanes if plan.run else 0  # of the next run, for each step of a tile
     what = f"a: {side.a}, b: {side.b}{', pairs of bfloat16' if spec.bf16 else ''}."
     micro = Micro(
         name=f"{spec.name}_tile", what=what, mr=mr, nv=plan.nv, nr=nr,
         a_row=depth if lines else 1 if plan.pack_a else side.a_row, a_k=mr if plan.pack_a else side.a_k,
-        b_k=nr if plan.pack_b else side.b_k, out_row=nr, add=blocked, masked=masked,
+        b_k=nr if plan.pack_b else side.b_k, out_row=nr, add=blocked or plan.run > 0, masked=masked,
         b_column=depth if lines else side.b_column, depth=depth, pairs=spec.bf16,
+        fetched=tuple(range(0, share, types.lanes)), next_step=share,
     )  # fmt: skip
     sums = types.aligned(block_tiles * mr * nr) if blocked else 0
+    chunks = _chunks(side) if plan.run else 0
+    region = row_tiles * panels * mr * nr  # of a chunk
+    shared += chunks * region
     local = sums + (plan.block_k * nr if pack_own else 0)
     tiled_a, tiled_b = plan.pack_a and not lines, plan.pack_b and not lines
     turns = {"packed_a": tiled_a and side.a_row != 1, "packed_b": tiled_b and side.b_column != 1}
     transposes = side.crossed or any(turn and packed != frozen for packed, turn in turns.items())
-    p0 = 1 if blocked else 0  # the tile's operands begin at term p0
+    p0 = 1 if blocked or plan.run else 0  # the tile's operands begin at term p0
     each = 2 if spec.bf16 else 1  # elements of an operand as it lies for one that is packed
 
     i_stride, j_stride = spec.c_strides
@@ -294,7 +331,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     params = parameters(spec, types, sources, spec.c)
     g = {
         "comment": comment(spec.comment),
-        "signature": signature(spec.name, params, types, a_scratch + b_scratch, local),
+        "signature": signature(spec.name, params, types, shared, local),
         "dot": plan.dot,
         "turned_at": f"{types.vec}_load_n(turned + ({side.column_variable} - {column0}) * {mr} + "
         f"({side.row_variable} - row0), m)",
@@ -325,6 +362,12 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "column_tail": side.columns % nr != 0,
         "pack_a": plan.pack_a,
         "pack_b": plan.pack_b and not pack_own,
+        "run": plan.run,
+        "chunks": chunks,
+        "chunk_terms": round_up(ceil(side.k / chunks), RUN) if chunks else 0,
+        "chunk_region": region,
+        "sums_at": a_scratch,
+        "next_run": _terms((side.b, 1), (f"(p0 + {RUN})", side.b_k)),
         "pack_own": pack_own,
         "own_from": _terms((side.b, 1), ("column", side.b_column), ("p0", 1)),
         "own_at": sums,
@@ -365,4 +408,4 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         size = a_packed if frozen == "packed_a" else b_packed
         packing = "lib/gemm_packing.j2"
         before = prepared(spec, types, size, packing, micro, g, packed=frozen, transposes=turns[frozen])
-    return Code(text, tuple(params), a_scratch + b_scratch, local, choice, before)
+    return Code(text, tuple(params), shared, local, choice, before)
