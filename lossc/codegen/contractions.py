@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from lossc.codegen.contraction import Code, Isa
 from lossc.codegen.conv import ConvSpec, conv_code
-from lossc.codegen.gemm import FEW, GemmSpec, gemm_code
+from lossc.codegen.gemm import gemm_code
+from lossc.codegen.gemm_plan import FEW, GemmSpec
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, prod
 
-from lossc.codegen.contraction import Choice, Isa, Types, choose, tile_cycles, tiles
+from lossc.codegen.contraction import CACHE_LINE, Choice, Isa, Types, choose, tile_cycles, tiles
 from lossc.codegen.conv_window import Window, affine
 
 TASKS = 16  # as many as this where the shape allows
@@ -94,7 +94,9 @@ def _candidates(shape: Window, isa: Isa, types: Types) -> Iterator[Tile]:
         for mr, nv in tiles(isa, types, 1 << 10):
             nr = nv * types.lanes
             fits = not column.block or nr % column.block == 0 or column.block % nr == 0
-            if fits and nv <= ceil(column.channels / types.lanes) and (row.block or row.channels) % mr == 0:
+            # a step fetches one of the rows that follow, where they lie apart
+            fetched = row.block or shape.taps > 1 or mr <= CACHE_LINE // types.size
+            if fits and fetched and nv <= ceil(column.channels / types.lanes) and (row.block or row.channels) % mr == 0:
                 yield Tile(mr, nv, swapped)
 
 

@@ -15,7 +15,7 @@ from lossc.codegen.contractions import Contraction, rounded
 from lossc.codegen.conv import ConvSpec
 from lossc.codegen.environment import render
 from lossc.codegen.epilogue import epilogue_lines
-from lossc.codegen.gemm import GemmSpec
+from lossc.codegen.gemm_plan import GemmSpec
 from lossc.codegen.mapgen import Code, map_body, map_code
 from lossc.codegen.mapplan import Plan, plan_map
 from lossc.codegen.names import Names, comment, identifier, literal, string

@@ -22,7 +22,7 @@ from lossc.build.units import Kernel
 from lossc.codegen.contraction import Code, types_of
 from lossc.codegen.contractions import Contraction
 from lossc.codegen.conv import ConvSpec
-from lossc.codegen.gemm import GemmSpec
+from lossc.codegen.gemm_plan import GemmSpec
 from lossc.codegen.kernelgen import KernelWriter
 from lossc.codegen.sharing import write_kernels
 from lossc.codegen.team import wants_team

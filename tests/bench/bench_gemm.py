@@ -12,7 +12,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "codegen"), str(Path(_
 
 from contraction_bench import arguments, measure, save  # noqa: E402
 
-from lossc.codegen.gemm import GemmSpec, gemm_code  # noqa: E402
+from lossc.codegen.gemm import gemm_code  # noqa: E402
+from lossc.codegen.gemm_plan import GemmSpec  # noqa: E402
 
 
 def product(name: str, m: int, n: int, k: int, ta: bool = False, tb: bool = False) -> GemmSpec:

@@ -20,7 +20,8 @@ from test_conv import conv
 from lossc.codegen.contraction import LOCALS
 from lossc.codegen.contractions import Contraction, rounded
 from lossc.codegen.conv import ConvSpec, conv_code
-from lossc.codegen.gemm import GemmSpec, gemm_code
+from lossc.codegen.gemm import gemm_code
+from lossc.codegen.gemm_plan import GemmSpec
 from lossc.errors import InternalError
 from lossc.targets import AVX512, AVX512_BF16, ISAS, rounding_targets, runnable_targets
 

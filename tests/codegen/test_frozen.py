@@ -11,7 +11,7 @@ from test_conv import conv
 
 from lossc.codegen.contraction import LOCALS
 from lossc.codegen.contractions import Contraction
-from lossc.codegen.gemm import GemmSpec
+from lossc.codegen.gemm_plan import GemmSpec
 from lossc.targets import runnable_targets
 
 HERE = [target.isa for target in runnable_targets()]

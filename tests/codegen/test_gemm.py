@@ -10,7 +10,8 @@ import pytest
 from contraction_harness import GUARD, REAL, Library, bf16, local_names
 
 from lossc.codegen.contraction import LOCALS, Epilogue
-from lossc.codegen.gemm import GemmSpec, along_rows, gemm_code
+from lossc.codegen.gemm import gemm_code
+from lossc.codegen.gemm_plan import GemmSpec, along_rows
 from lossc.targets import AVX512, ISAS, runnable_targets
 
 HERE = [target.isa for target in runnable_targets()]
@@ -126,6 +127,33 @@ def test_blocked_products(tmp_path):
         check(library, spec, "f32", seed, threads=(1, 2, 3))
 
 
+def few_rows_specs() -> list[GemmSpec]:
+    """A few rows by a large matrix, in either order of its terms; the last runs and chunks of terms are shorter."""
+    return [
+        GemmSpec("streamed", "ip data", "a", "b", "c", 16, 1100, 530, (530, 1), (1100, 1), (1100, 1)),
+        GemmSpec("streamed_on", "one chunk", "a", "b", "c", 5, 1024, 261, (300, 1), (1024, 1), (1031, 1),
+                 alpha="0.5f", accumulate=True),
+        GemmSpec("streamed_tail", "tiles overlap", "a", "b", "c", 17, 1030, 777, (1, 17), (1030, 1), (1030, 1)),
+        GemmSpec("crossed", "ip forward", "a", "b", "c", 16, 301, 4096, (4096, 1), (1, 4096), (301, 1)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
+def test_few_rows_by_a_large_matrix(isa, tmp_path):
+    specs = [replace(s, epilogue=bias_relu("f32", s)) if index % 2 else s for index, s in enumerate(few_rows_specs())]
+    codes = {s.name: gemm_code(s, isa, "f32") for s in specs}
+    library = Library(codes, isa, "f32", tmp_path, optimise=["-O1"])
+    for seed, spec in enumerate(specs):
+        check(library, spec, "f32", seed, threads=(1, 2, 3))
+
+
+def test_a_large_matrix_passes_few_rows_by_in_order():
+    names = {s.name: gemm_code(s, AVX512, "f32").choice.name for s in few_rows_specs()}
+    assert {name for name, choice in names.items() if "stream" in choice} == {"streamed", "streamed_on", "streamed_tail"}
+    assert names["crossed"] == "gemm nt 6x1 crossed packed b"
+    assert "2 chunks of 288 terms" in gemm_code(few_rows_specs()[0], AVX512, "f32").text
+
+
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_no_warnings_without_openmp(compiler, tmp_path):
     import shutil
@@ -134,7 +162,8 @@ def test_no_warnings_without_openmp(compiler, tmp_path):
         pytest.skip(f"no {compiler}")
     isa = HERE[0]
     rng = random.Random(5)
-    specs = [random_spec(rng, index, isa.lanes("float32"), "f32") for index in range(8)] + blocked_specs()[3:6]
+    specs = [random_spec(rng, index, isa.lanes("float32"), "f32") for index in range(8)]
+    specs += blocked_specs()[3:6] + few_rows_specs()
     codes = {s.name: gemm_code(s, isa, "f32") for s in specs}
     library = Library(codes, isa, "f32", tmp_path, compiler=compiler, openmp=False, optimise=["-O1"])
     for seed, spec in enumerate(specs):

@@ -19,7 +19,7 @@ from lossc.codegen import (
 )
 from lossc.codegen.contraction import RANKED, Choice, choose, rivals
 from lossc.codegen.contractions import Contraction
-from lossc.codegen.gemm import GemmSpec
+from lossc.codegen.gemm_plan import GemmSpec
 from lossc.targets import AVX2, AVX512, SCALAR
 
 GEMM = GemmSpec("f", "", "a", "b", "c", 100, 70, 1030, (1030, 1), (70, 1), (70, 1))
