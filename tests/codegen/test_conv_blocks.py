@@ -115,6 +115,15 @@ def test_gradients_of_strided_pointwise_convolutions(isa, dtype, tmp_path):
         check(library, spec, dtype, seed)
 
 
+def test_what_large_sums_are_added_to_is_fetched_while_they_are_computed():
+    def code(size: int) -> str:
+        spec = conv("wide", "bwd_data", 2, 1, 256, 32, (size, size), (1, 1), (1, 1), (0, 0), (1, 1), accumulate=True)
+        return conv_code(replace(spec, x_block=BLOCK, y_block=BLOCK), AVX512, "f32").text
+
+    assert "LOSSC_PREFETCH(out" in code(28)
+    assert "LOSSC_PREFETCH(out" not in code(7)  # stays in the L2 cache
+
+
 def with_flag(code: Code, name: str, value: int) -> Code:
     """The function ``name`` with this value for its parameter ``adds``, as `name`_`value`."""
     kept = [p for p in code.params if p != "const int adds"]

@@ -118,3 +118,10 @@ def test_generated_text(isa):
         assert local_names(conv_code(replace(spec, epilogue=None), isa, "f32").text) <= LOCALS
         for line in text.splitlines():
             assert len(line) <= 120 and line == line.rstrip() and "\t" not in line, line
+
+
+def test_rows_that_lie_in_planes_are_fetched_in_turn():
+    spec = conv("reduce", "bwd_weights", 2, 1, 192, 32, (28, 28), (1, 1), (1, 1), (0, 0), (1, 1))
+    planes, blocks = (conv_code(replace(spec, x_block=x, y_block=BLOCK), AVX512, "f32").text for x in (0, BLOCK))
+    assert "LOSSC_PREFETCH(a + w % 16 * 783 + " in planes
+    assert "w % 16" not in blocks

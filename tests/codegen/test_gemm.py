@@ -133,7 +133,7 @@ def few_rows_specs() -> list[GemmSpec]:
         GemmSpec("streamed", "ip data", "a", "b", "c", 16, 1100, 530, (530, 1), (1100, 1), (1100, 1)),
         GemmSpec("streamed_on", "one chunk", "a", "b", "c", 5, 1024, 261, (300, 1), (1024, 1), (1031, 1),
                  alpha="0.5f", accumulate=True),
-        GemmSpec("streamed_tail", "tiles overlap", "a", "b", "c", 17, 1030, 777, (1, 17), (1030, 1), (1030, 1)),
+        GemmSpec("streamed_tail", "tiles overlap", "a", "b", "c", 15, 1030, 777, (1, 15), (1030, 1), (1030, 1)),
         GemmSpec("crossed", "ip forward", "a", "b", "c", 16, 301, 4096, (4096, 1), (1, 4096), (301, 1)),
     ]  # fmt: skip
 
@@ -149,7 +149,8 @@ def test_few_rows_by_a_large_matrix(isa, tmp_path):
 
 def test_a_large_matrix_passes_few_rows_by_in_order():
     names = {s.name: gemm_code(s, AVX512, "f32").choice.name for s in few_rows_specs()}
-    assert {name for name, choice in names.items() if "stream" in choice} == {"streamed", "streamed_on", "streamed_tail"}
+    streams = [name for name, choice in names.items() if "stream" in choice]
+    assert streams == ["streamed", "streamed_on", "streamed_tail"]
     assert names["crossed"] == "gemm nt 6x1 crossed packed b"
     assert "2 chunks of 288 terms" in gemm_code(few_rows_specs()[0], AVX512, "f32").text
 
