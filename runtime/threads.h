@@ -63,4 +63,8 @@ static inline void lossc_thread_range(ptrdiff_t count, ptrdiff_t grain, ptrdiff_
     *end = last * grain < count ? last * grain : count;
 }
 
+/* How many rows a team takes at once where two loops over them follow each other, with so many tasks in each row: two
+ * tasks a thread, but no more rows than that, so that few threads find them in their caches in the second loop. */
+static inline ptrdiff_t lossc_rows_at_once(ptrdiff_t tasks) { return (2 * lossc_team_size() + tasks - 1) / tasks; }
+
 #endif

@@ -17,6 +17,7 @@ from lossc.codegen.environment import render
 from lossc.codegen.epilogue import epilogue_lines
 from lossc.codegen.gemm_plan import GemmSpec
 from lossc.codegen.mapgen import Code, map_body, map_code
+from lossc.codegen.mapparts import in_parts
 from lossc.codegen.mapplan import Plan, plan_map
 from lossc.codegen.names import Names, comment, identifier, literal, string
 from lossc.codegen.pool import pool_code
@@ -175,7 +176,7 @@ class KernelWriter:
         return Draft(repr(code), pointers, lambda name, heading: _function(name, map_code(name, heading, code)))
 
     def _plan_map(self, kernel: Map) -> Plan:
-        return plan_map(self.graph, kernel, self.isa.lanes(self.dtype), 4 if self.dtype == "f32" else 8)
+        return in_parts(plan_map(self.graph, kernel, self.isa.lanes(self.dtype), 4 if self.dtype == "f32" else 8))
 
     def _epilogue(
         self, kernel: Gemm | Conv, pointers: dict[str, str], label: Callable[[str], str]

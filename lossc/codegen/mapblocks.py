@@ -123,8 +123,8 @@ class BlockWriter(LoopWriter):
         piece: _Piece,
     ) -> dict[Reduce, str]:
         """Squared differences from the piece's mean, and what they become about the mean of all up to its end."""
-        v, real, each = self.style.v, self.style.real, Scope(lines, strip=self.block.strip)
-        share = self._broadcast(lines, "share", f"1 / ({real}){piece.count}")
+        v, each = self.style.v, Scope(lines, strip=self.block.strip)
+        share = self._broadcast(lines, "share", f"1 / ({self.style.real}){piece.count}")
         of = dict.fromkeys(total for _, total in work.squares.values())
         means = {s: each.declare(v, self.names.fresh("mean"), f"{v}_mul({sums[s]}, {share})") for s in of}
 
@@ -138,15 +138,29 @@ class BlockWriter(LoopWriter):
         found = {r: self._together(each, r, parts[r], piece.ways) for r in work.squares}
         if piece.seen == "0":
             return found
-        seen = self.names.fresh("seen")
-        lines.append(f"const {real} {seen} = ({real})({piece.seen});")
+        return self._moved(each, work.squares, means, found, whole, piece.seen, piece.count)
+
+    def _moved(
+        self,
+        each: Scope,
+        squares: dict[Reduce, tuple[Expr, Reduce]],
+        means: dict[Reduce, str],
+        found: dict[Reduce, str],
+        whole: dict[Reduce, str],
+        position: str,
+        count: str,
+    ) -> dict[Reduce, str]:
+        """Squared differences of ``count`` positions from their mean, as they add to those of all positions before."""
+        v, real = self.style.v, self.style.real
+        seen, lines, out = self.names.fresh("seen"), each.lines, {}
+        lines.append(f"const {real} {seen} = ({real})({position});")
         before = self._broadcast(lines, "before", f"1 / ({seen} > 0 ? {seen} : 1)")
-        weight = self._broadcast(lines, "weight", f"{seen} * ({real}){piece.count} / ({seen} + ({real}){piece.count})")
-        for r, (_, total) in work.squares.items():
+        weight = self._broadcast(lines, "weight", f"{seen} * ({real}){count} / ({seen} + ({real}){count})")
+        for r, (_, total) in squares.items():
             apart = each.declare(v, self.names.fresh("apart"), f"{v}_fnma({whole[total]}, {before}, {means[total]})")
             moved = f"{v}_fma({v}_mul({apart}, {apart}), {weight}, {found[r]})"
-            found[r] = each.declare(v, self.names.fresh("moved"), moved)
-        return found
+            out[r] = each.declare(v, self.names.fresh("moved"), moved)
+        return out
 
     def _broadcast(self, lines: Lines, wish: str, text: str) -> str:
         name = self.names.fresh(wish)

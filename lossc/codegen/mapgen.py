@@ -8,16 +8,13 @@ from math import prod
 
 from lossc.codegen.cexpr import Style
 from lossc.codegen.environment import render
-from lossc.codegen.mapblocks import BlockWriter
 from lossc.codegen.maploops import NEUTRAL, REDUCER
-from lossc.codegen.mapplan import Plan, points
+from lossc.codegen.mapparts import PartWriter
+from lossc.codegen.mapplan import SHARES, TASK_POINTS, Plan, points
 from lossc.codegen.mapvalues import Block, Scope
 from lossc.codegen.names import literal
 from lossc.ir.blob import BLOCK
 from lossc.ir.expr import Reduce
-
-#: Points that one task should have at least, so that sharing out costs little.
-TASK_POINTS = 4096
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Code:
     thread_scratch: int = 0
 
 
-class MapWriter(BlockWriter):
+class MapWriter(PartWriter):
     """Writes one planned map: its tasks, the rows of each, then what is written once for the whole map."""
 
     def write(self) -> tuple[list[str | Block], int]:
@@ -42,6 +39,8 @@ class MapWriter(BlockWriter):
             for s in self.plan.stores:
                 self._store(s, block.body)
             return [block], 0
+        if self.plan.parts:
+            return self._write_parts()
         tasks, body_for = self._tasks()
         main = Block("" if tasks == 1 else f"for (ptrdiff_t t = 0; t < {tasks}; t++)")
         main.pragma = "LOSSC_SINGLE" if tasks == 1 else "LOSSC_FOR_NOWAIT" if self.plan.streamed else "LOSSC_FOR"
@@ -117,7 +116,7 @@ class MapWriter(BlockWriter):
             pieces = -(-inner // piece)
             return outer * pieces, lambda body: self._walk(body, pieces, piece)
         whole = self.lanes * self._strip()
-        if self.plan.vector_in_rows and outer < 64 and work > TASK_POINTS and extent > whole:
+        if self.plan.vector_in_rows and outer < SHARES and work > TASK_POINTS and extent > whole:
             chunk = max(whole, -(-(TASK_POINTS // inner) // whole) * whole)
             chunks = -(-extent // chunk)
             return outer * chunks, lambda body: self._chunked(body, chunks, chunk, extent)
@@ -147,18 +146,6 @@ class MapWriter(BlockWriter):
         self.piece = ("begin", "end")
         self._one_row(body, "0", str(BLOCK), BLOCK)
 
-    def _decode(self, lines: list[str | Block], row: str) -> None:
-        """The indices of the outer dimensions from one row number."""
-        step = 1
-        out = []
-        for d in reversed(self.outer):
-            text = row if step == 1 else f"{row} / {step}"
-            if d is not self.outer[0]:
-                text = f"({text}) % {d.extent}" if step != 1 else f"{text} % {d.extent}"
-            out.append(f"const ptrdiff_t {self.index[d]} = {text};")
-            step *= d.extent
-        lines += reversed(out)
-
     def _rows(self, body: list[str | Block], tasks: int, per_task: int, outer: int) -> None:
         lines = body
         if outer > 1:
@@ -178,43 +165,6 @@ class MapWriter(BlockWriter):
                 self._decode(lines, "t")
         extent = self.v.extent if self.v is not None and self.plan.vector_in_rows else 1
         self._one_row(lines, "0", str(extent), extent)
-
-    def _one_row(self, lines: list[str | Block], begin: str, end: str, count: int | None) -> None:
-        self.row = Scope(lines)
-        if self.v is None or not self.plan.vector_in_rows:
-            self.block = self.row
-            self._loops(lines)
-            return
-
-        def leaf(body: list[str | Block], strip: int = 1) -> None:
-            self.block = Scope(body, strip=strip)
-            self.loop = self.block
-            self._loops(body)
-
-        i, step = self.index[self.v], self.style.lanes
-        if (strip := self._strip()) > 1:
-            wide = strip * self.lanes
-            rest = self.v.extent % wide
-            stop = end
-            if rest and end == "end":
-                stop = self.names.fresh("whole")
-                lines.append(f"const ptrdiff_t {stop} = end - (end - begin) % ({strip} * {step});")
-            elif rest:
-                stop = str(self.v.extent - rest)
-            block = Block(f"for (ptrdiff_t {i} = {begin}; {i} < {stop}; {i} += {strip} * {step})")
-            self.index[self.v] = f"({i} + u * {step})"
-            leaf(block.body, strip)
-            self.index[self.v] = i
-            lines.append(block)
-            if not rest:
-                return
-            begin = stop
-        if count == -1:  # chunks of whole vectors
-            block = Block(f"for (ptrdiff_t {i} = {begin}; {i} < {end}; {i} += {step})")
-            leaf(block.body)
-            lines.append(block)
-        else:
-            self._vector_loop(lines, self.v, begin, end, count, leaf)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class LoopWriter(ValueWriter):
 
     def _fills_row(self, s: Store) -> bool:
         """Whether it writes each point of a row, be the value the same for all of them."""
-        return bool(set(s.access.dims) & set(self.plan.inner))
+        return bool(set(s.access.dims) & {*self.plan.inner, *self.plan.parts})
 
     def _in_loop(self, e: Expr) -> bool:
         return bool(e.varies & set(self.plan.inner))

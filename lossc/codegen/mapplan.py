@@ -19,6 +19,8 @@ class Plan:
     the dimension whose points go into one vector, in either group; None where there is no dimension at all.
     ``walk``: where the vector is a block of channels, the positions of a map without such reductions: they are
     ``inner``, so that what varies along the channels alone is there for all of them, and shared out in pieces.
+    ``parts``: where the rows are few, each is cut into these, which are shared out too (``mapparts.in_parts``); then
+    ``inner`` is what runs within a part.
     ``totals``: reductions to one number for the whole map, finished after all rows. ``streamed``: blobs that are
     written past the caches.
     """
@@ -30,6 +32,7 @@ class Plan:
     totals: tuple[Reduce, ...]
     streamed: frozenset[str] = field(default=frozenset())
     walk: Dim | None = None
+    parts: tuple[Dim, ...] = ()
 
     @property
     def vector_in_rows(self) -> bool:
@@ -41,6 +44,10 @@ class Plan:
         return self.vector in self.rows and self.vector.extent == BLOCK
 
 
+#: Tasks that a map should have at least, where it has the points, so that large teams have work.
+SHARES = 64
+#: Points that one task should have at least, so that sharing out costs little.
+TASK_POINTS = 4096
 #: From this size on, in bytes, what a map writes would leave the caches before anyone reads it.
 STREAM_BYTES = 16 << 20
 

@@ -73,7 +73,8 @@ class ValueWriter:
         self.plan, self.style, self.lanes = plan, style, lanes
         self.pointer, self.label = pointer, label
         self.names = Names(frozenset({"t", "u", "end", "begin", "row", "stop", "shared", *style.functions, *reserved}))
-        self.index = {d: self.names.fresh(d.name if len(d.name) == 1 else d.name[0]) for d in (*plan.rows, *plan.inner)}
+        dims = (*plan.rows, *plan.inner, *plan.parts)
+        self.index = {d: self.names.fresh(d.name if len(d.name) == 1 else d.name[0]) for d in dims}
         self.v = plan.vector
         self.outer = tuple(d for d in plan.rows if d != self.v)
         self.piece = ("0", str(plan.walk.extent if plan.walk else 0))
@@ -105,7 +106,7 @@ class ValueWriter:
     def _check_reduce(self, e: Expr) -> None:
         if not isinstance(e, Reduce):
             return
-        inner, rows = set(self.plan.inner), set(self.plan.rows)
+        inner, rows = {*self.plan.inner, *self.plan.parts}, set(self.plan.rows)
         spans = {frozenset(rows), frozenset(rows | inner)} if e in self.plan.totals else {frozenset(inner)}
         if frozenset(e.dims) not in spans:
             raise InternalError("reductions over different dimensions need maps of their own")

@@ -8,7 +8,9 @@ import map_harness
 import numpy as np
 import pytest
 
-from lossc.ir import Access, Ref, Scalar, Store, make_map
+from lossc.codegen.mapparts import in_parts
+from lossc.codegen.mapplan import plan_map, points
+from lossc.ir import Access, Map, Ref, Scalar, Store, make_map
 from lossc.ir.blob import BLOCK
 from lossc.ir.expr import Expr, expr, greatest, sqrt, total, where
 from lossc.ir.interpret import Interpreter
@@ -16,6 +18,8 @@ from lossc.targets import AVX2, AVX512, NEON, Isa, Target, runnable_targets
 
 #: (images, channels, positions): of several pieces and less than one, with a rest and without; one block, one image.
 SHAPES = ((2, 32, 35), (3, 16, 300), (1, 48, 261), (1, 16, 700), (4, 32, 1), (2, 48, 64))
+#: Rows so long that they are reduced in parts: images and pieces of them, several images, pieces of all images.
+LONG = ((2, 32, 520), (4, 32, 160), (1, 16, 774))
 
 
 class Blocks:
@@ -90,6 +94,15 @@ class Blocks:
         value = dy - total(dy, "np") / self.count - total(dy * y, "np") / self.count * y
         self.add(Store(self.full(self.out()), value * self.channel("a-b"), accumulate=True))
 
+    def sums_and_points(self) -> None:
+        """What needs no sum is written in the loop that makes them; the greatest and least of products."""
+        x, dy = expr(self.full("x")), expr(self.full("a-b", 16))
+        self.add(
+            (self.full(self.out()), x - self.channel("a-b")),
+            (self.channel(self.out(self.shape[1])), total(x * dy, "np") + self.channel("x")),
+            Store(self.channel(self.out(self.shape[1])), greatest(dy * self.channel("x"), "np"), accumulate=True),
+        )
+
     def totals(self) -> None:
         x = expr(self.full("x"))
         self.add(
@@ -110,6 +123,12 @@ def _maker() -> map_harness.Maker:
         maps.statistics()
         maps.gradient()
         maps.totals()
+    for shape in LONG:
+        maps = Blocks(maker, shape)
+        maps.sums()
+        maps.sums_and_points()
+        maps.statistics()
+        maps.gradient()
     return maker
 
 
@@ -131,6 +150,20 @@ def test_blocks(target: Target, dtype: str) -> None:
         again = map_harness.run(built, memory, threads)
         for name, values in got.items():
             np.testing.assert_array_equal(values, again[name], err_msg=f"{name} with {threads} threads")
+
+
+def test_long_rows_are_in_parts() -> None:
+    """As many in each case as give a large team tasks of a few thousand points; none of a short row's."""
+    maker = map_harness.Maker(3)
+    for shape in (*LONG, (8, 64, 3136), (2, 1024, 300), (2, 32, 200)):
+        Blocks(maker, shape).statistics()
+    found = []
+    for node in maker.graph.nodes:
+        assert isinstance(node.kernel, Map)
+        plan = in_parts(plan_map(maker.graph, node.kernel, 16, 4))
+        found.append(tuple(d.extent for d in plan.parts))
+        assert points((*plan.inner, *plan.parts)) * BLOCK == points(node.kernel.dims) // (points(plan.rows) // BLOCK)
+    assert found == [(2, 2), (2,), (3,), (8, 2), (), ()]
 
 
 @pytest.mark.parametrize("target", runnable_targets(), ids=lambda t: t.name)
