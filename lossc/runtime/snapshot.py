@@ -6,12 +6,15 @@ import os
 from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lossc.errors import SolverError, WeightsError
-from lossc.frontend.weights import SolverStateData, read_state
 from lossc.runtime.weights import same_shape
+
+if TYPE_CHECKING:
+    from lossc.frontend.weights import SolverStateData
 
 
 def snapshot_paths(prefix: str, iteration: int, hdf5: bool) -> tuple[str, str]:
@@ -34,6 +37,8 @@ def check_prefix(prefix: str, file: str, line: int | None) -> None:
 
 def load_state(path: str | PathLike[str], shapes: Sequence[tuple[int, ...]], dtype: np.dtype) -> SolverStateData:
     """The state in a file, its history checked against the solver's. Raises WeightsError."""
+    from lossc.frontend.weights import read_state
+
     state = read_state(path, dtype=dtype)
     name, fix = fspath(path), "take a state that this solver type wrote for this net"
     if len(state.history) != len(shapes):

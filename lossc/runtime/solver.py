@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import chain
 from os import PathLike, fspath
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from lossc.errors import ArgumentError, UsageError, WeightsError
 from lossc.frontend.caffe_pb2 import SolverParameter
 from lossc.frontend.net import NetSource
 from lossc.frontend.solver import SolverSource, located, read_solver
-from lossc.frontend.weights import SolverStateData
 from lossc.loss_weight import LossWeight
 from lossc.runtime.arguments import whole_number
 from lossc.runtime.debug import backward_lines, forward_lines
@@ -24,6 +23,9 @@ from lossc.runtime.feed import Override
 from lossc.runtime.loglines import Log, Smoothed, add_to, mean_of, number, output_lines, saturation
 from lossc.runtime.net import Net
 from lossc.runtime.snapshot import check_prefix, learned_net, load_state, snapshot_paths
+
+if TYPE_CHECKING:
+    from lossc.frontend.weights import SolverStateData
 
 
 class Solver:
@@ -276,7 +278,7 @@ class Solver:
 
     def snapshot(self) -> tuple[str, str]:
         """Writes weights and state, each whole or not at all; returns their paths. Raises WeightsError."""
-        from lossc.frontend.weights import write_state
+        from lossc.frontend.weights import SolverStateData, write_state
 
         hdf5 = self.param.snapshot_format == SolverParameter.HDF5
         weights, state = snapshot_paths(self.param.snapshot_prefix, self.iter, hdf5)

@@ -252,13 +252,16 @@ def test_data_takes_the_place_of_sources(noisy: Path) -> None:
 
 
 def test_a_warm_start_imports_no_compiler(mlp: Path, python: Callable[..., str]) -> None:
+    solver = mlp.with_name("solver.prototxt")
+    solver.write_text(f'net: "{mlp}" base_lr: 0.1 lr_policy: "fixed" random_seed: 1\n')
     text = (
         "import sys, json, lossc\n"
-        "net = lossc.Net(sys.argv[1], lossc.TRAIN)\n"
+        "net = lossc.get_solver(sys.argv[1]).net\n"
         "heavy = 'networkx jinja2 pycparser cffi lossc.passes lossc.codegen lossc.layers lossc.ir'.split()\n"
+        "heavy.append('lossc.frontend.weights')\n"
         "print(json.dumps([m for m in heavy if m in sys.modules]), net.params['ip1'][0].data.tobytes().hex())\n"
     )
-    cold, warm = python(text, mlp).split(), python(text, mlp)
+    cold, warm = python(text, solver).split(), python(text, solver)
     modules, weights = json.loads(warm[: warm.index("]") + 1]), warm.split()[-1]
     assert modules == [] and weights == cold[-1]
 
