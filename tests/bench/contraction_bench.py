@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contraction_harness import REAL, Library
+from contraction_harness import REAL, SPEED, Library
 
 from lossc.codegen.contraction import Code, types_of
 from lossc.targets import host_target, parse_target
@@ -67,7 +67,7 @@ def measure(
     arrays = [rng.standard_normal(max(16, size)).astype(REAL[options.dtype]) for size in sizes]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        library = Library({name: code, "peak": peak}, options.isa, options.dtype, Path(folder))
+        library = Library({name: code, "peak": peak}, options.isa, options.dtype, Path(folder), optimise=SPEED)
         compiled = time.perf_counter() - start
         text, record = f"{name:24s}", {"name": name, "compile_s": compiled, "threads": {}}
         for threads in options.threads:

@@ -262,7 +262,7 @@ def program(graph: Graph, target: Target, dtype: str) -> Program:
 def build(made: Program, target: Target, dtype: str, compiler: Compiler | None = None) -> Built:
     """Compiled with every warning an error; lightly optimised, since the text is what is tested."""
     whole = replace(target, dtype="float32" if dtype == "f32" else "float64")
-    flags = (*WARNINGS, "-O1")
+    flags = (*WARNINGS, "-Og")
     files = {"net.h": made.header}
     library = compile_library(made.source, target=whole, compiler=compiler, extra_flags=flags, extra_files=files)
     return Built(library, json.loads(json.dumps(made.manifest)))

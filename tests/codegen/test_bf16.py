@@ -26,7 +26,6 @@ from lossc.errors import InternalError
 from lossc.targets import AVX512, AVX512_BF16, ISAS, rounding_targets, runnable_targets
 
 HERE = [target.isa for target in (*rounding_targets(), *runnable_targets())]
-QUICK = ["-O1", "-ffp-contract=off"]
 NATIVE = HERE[0]
 
 
@@ -52,7 +51,7 @@ def test_convolutions(isa, algorithm, tmp_path):
     codes = {s.name: test_conv_algorithms.code(algorithm, s, isa, "f32") for s in specs}
     assert all(code.choice.name.startswith(f"conv {algorithm}") for code in codes.values())
     assert all(" bf16 " in code.choice.name and "vf32_dot2" in code.text for code in codes.values())
-    library = Library(codes, isa, "f32", tmp_path, optimise=QUICK)
+    library = Library(codes, isa, "f32", tmp_path)
     for seed, spec in enumerate(specs):
         test_conv.check(library, spec, "f32", seed, threads=(1, 2, 3))
 
@@ -68,7 +67,7 @@ def test_channels_in_blocks(isa, tmp_path):
     codes = {s.name: conv_code(s, isa, "f32") for s in specs}
     assert all(code.choice.name.startswith("conv direct") and "vf32_dot2" in code.text for code in codes.values())
     assert any("vf32_pack_next" in code.text for code in codes.values())
-    library = Library(codes, isa, "f32", tmp_path, optimise=QUICK)
+    library = Library(codes, isa, "f32", tmp_path)
     for seed, spec in enumerate(specs):
         test_conv.check(library, spec, "f32", seed, threads=(1, 2, 3))
 
@@ -112,7 +111,7 @@ def test_pairs_of_taps(isa, tmp_path):
 @pytest.mark.parametrize("isa", HERE, ids=lambda isa: isa.name)
 def test_products(isa, tmp_path):
     specs = products(24, isa.lanes("float32"))
-    library = Library({s.name: gemm_code(s, isa, "f32") for s in specs}, isa, "f32", tmp_path, optimise=QUICK)
+    library = Library({s.name: gemm_code(s, isa, "f32") for s in specs}, isa, "f32", tmp_path)
     for seed, spec in enumerate(specs):
         test_gemm.check(library, spec, "f32", seed, threads=(1, 2, 3))
 
@@ -131,7 +130,7 @@ def test_every_candidate(tmp_path):
     choices = {code.choice.name for code in codes.values()}
     assert len(choices) == len(codes) > 40 and all("bf16" in choice for choice in choices)
     assert any("dot" in choice for choice in choices) and any("packed ab" in choice for choice in choices)
-    library = Library(codes, NATIVE, "f32", tmp_path, optimise=QUICK)
+    library = Library(codes, NATIVE, "f32", tmp_path)
     for seed, (contraction, _) in enumerate(named.values()):
         spec = contraction.spec
         check = test_gemm.check if isinstance(spec, GemmSpec) else test_conv.check
@@ -149,7 +148,7 @@ def test_frozen_operands_are_rounded_once(isa, tmp_path):
         anew = test_frozen.thawed(contraction).code(isa, "f32", code.choice.name)
         assert contraction.spec.bf16 and code.prepared is not None and anew.prepared is None
         codes |= {contraction.spec.name: code, f"{contraction.spec.name}_anew": anew}
-    library, rng = Library(codes, isa, "f32", tmp_path, optimise=QUICK), np.random.default_rng(5)
+    library, rng = Library(codes, isa, "f32", tmp_path), np.random.default_rng(5)
     for contraction in contractions:
         spec, name = contraction.spec, contraction.spec.name
         values = test_frozen.operands(spec, "f32", rng)
@@ -180,7 +179,7 @@ def test_no_warnings_with_or_without_the_instructions(compiler, tmp_path):
         assert code(spec, AVX512_BF16, "f32") == codes[spec.name]
     for isa in (AVX512, AVX512_BF16):
         assert "-Werror" in WARNINGS
-        Library(codes, isa, "f32", tmp_path, compiler=compiler, openmp=False, optimise=QUICK)
+        Library(codes, isa, "f32", tmp_path, compiler=compiler, openmp=False, optimise=["-O1"])
 
 
 def test_which_contractions_are_rounded():

@@ -200,7 +200,7 @@ def check(
 def test_random_convolutions(isa, dtype, tmp_path):
     rng = random.Random(f"conv {isa.name} {dtype}")
     specs = [random_spec(rng, index, dtype) for index in range(30)]
-    library = Library({s.name: conv_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path, optimise=["-O1"])
+    library = Library({s.name: conv_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path)
     for seed, spec in enumerate(specs):
         check(library, spec, dtype, seed)
 
@@ -231,7 +231,7 @@ def real_specs() -> list[ConvSpec]:
 @pytest.mark.parametrize("way", DIRECTIONS)
 def test_layers_of_known_nets(way, tmp_path):
     specs = [spec for spec in real_specs() if spec.direction == way]
-    library = Library({s.name: conv_code(s, HERE[0], "f32") for s in specs}, HERE[0], "f32", tmp_path, optimise=["-O1"])
+    library = Library({s.name: conv_code(s, HERE[0], "f32") for s in specs}, HERE[0], "f32", tmp_path)
     for seed, spec in enumerate(specs):
         check(library, spec, "f32", seed, threads=(1, 2, 3))
 
@@ -242,7 +242,7 @@ def test_gradients_of_strided_pointwise_convolutions(tmp_path):
     specs += [replace(s, name=f"{s.name}_more", n=s.n + 5) for s in specs[:2]]
     codes = {s.name: conv_code(s, HERE[0], "f32") for s in specs}
     assert len(specs) == 6 and all(code.choice.name.startswith("conv direct") for code in codes.values())
-    library = Library(codes, HERE[0], "f32", tmp_path, optimise=["-O1"])
+    library = Library(codes, HERE[0], "f32", tmp_path)
     for seed, spec in enumerate(specs):
         check(library, spec, "f32", seed)
 

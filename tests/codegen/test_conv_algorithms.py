@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from contraction_harness import Library, local_names
+from contraction_harness import SPEED, Library, local_names
 from test_conv import HERE, check, conv, random_spec, real_specs
 
 from lossc.codegen.contraction import LOCALS, types_of
@@ -45,7 +45,7 @@ def random_specs(seed: str, count: int, dtype: str):
 def test_random_convolutions(isa, dtype, algorithm, tmp_path):
     specs = random_specs(f"{algorithm} {isa.name} {dtype}", 32, dtype)
     codes = {s.name: code(algorithm, s, isa, dtype) for s in specs}
-    library = Library(codes, isa, dtype, tmp_path, optimise=["-O1"])
+    library = Library(codes, isa, dtype, tmp_path)
     for seed, spec in enumerate(specs):
         check(library, spec, dtype, seed)
 
@@ -61,7 +61,7 @@ def test_candidates_of_layers_of_known_nets(isa, algorithm, tmp_path):
             named = replace(spec, name=f"{spec.name}_{index}")
             specs[named.name], codes[named.name] = named, code(algorithm, named, isa, "f32", name)
             assert codes[named.name].choice.name == name
-    library = Library(codes, isa, "f32", tmp_path, optimise=["-O1"])
+    library = Library(codes, isa, "f32", tmp_path)
     for seed, spec in enumerate(specs.values()):
         check(library, spec, "f32", seed, threads=(1, 3))
 
@@ -74,7 +74,8 @@ def test_results_too_large_for_caches(way, tmp_path):
         conv("rest", way, 2, 1, 80, 72, (57, 31), (3, 3), (1, 1), (1, 0), (1, 1)),
         conv("groups", way, 2, 2, 36, 200, (40, 40), (1, 1), (1, 1), (0, 0), (1, 1), accumulate=True),
     ]
-    library = Library({s.name: code("direct", s, HERE[0], "f32") for s in specs}, HERE[0], "f32", tmp_path)
+    codes = {s.name: code("direct", s, HERE[0], "f32") for s in specs}
+    library = Library(codes, HERE[0], "f32", tmp_path, optimise=SPEED)
     assert all("LOSSC_PREFETCH" in library.codes[s.name].text for s in specs)
     for seed, spec in enumerate(specs):
         check(library, spec, "f32", seed, threads=(1, 2, 5))

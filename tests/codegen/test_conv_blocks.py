@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 import pytest
-from contraction_harness import Library, local_names
+from contraction_harness import SPEED, Library, local_names
 from test_conv import HERE, check, conv, epilogue, random_spec
 from test_frozen import operands, result
 
@@ -59,7 +59,7 @@ def random_specs(seed: str, count: int, dtype: str) -> list[ConvSpec]:
 @each_isa
 def test_random_convolutions(isa, dtype, tmp_path):
     specs = random_specs(f"blocks {isa.name} {dtype}", 45, dtype)
-    library = Library({s.name: conv_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path, optimise=["-O1"])
+    library = Library({s.name: conv_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path)
     for seed, spec in enumerate(specs):
         check(library, spec, dtype, seed)
 
@@ -92,7 +92,7 @@ def test_candidates_of_layers_of_known_nets(isa, tmp_path):
             named = replace(spec, name=f"{spec.name}_{index}", accumulate=index > 0)
             specs[named.name], codes[named.name] = named, conv_code(named, isa, "f32", prefer=name)
             assert codes[named.name].choice.name == name
-    library = Library(codes, isa, "f32", tmp_path, optimise=["-O1"])
+    library = Library(codes, isa, "f32", tmp_path)
     for seed, spec in enumerate(specs.values()):
         check(library, spec, "f32", seed, threads=(1, 3))
 
@@ -110,7 +110,7 @@ def test_gradients_of_strided_pointwise_convolutions(isa, dtype, tmp_path):
     specs = [replace(s, name=f"{s.name}_{k}", x_block=x, y_block=y) for s in specs for k, (x, y) in enumerate(SIDES)]
     specs += [replace(s, name=f"{s.name}_added", accumulate=True) for s in specs]
     specs += [replace(s, name=f"{s.name}_map", epilogue=epilogue(s, dtype)) for s in specs]
-    library = Library({s.name: conv_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path, optimise=["-O1"])
+    library = Library({s.name: conv_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path)
     for seed, spec in enumerate(specs):
         check(library, spec, dtype, seed)
 
@@ -146,7 +146,7 @@ def test_sums_that_are_added_when_the_caller_says_so(isa, tmp_path):
                 named = replace(spec, name=f"{spec.name}_{value}", accumulate=value == 1)
                 codes[named.name] = with_flag(conv_code(spec, isa, "f32"), spec.name, value)
                 specs.append(named)
-    library = Library(codes, isa, "f32", tmp_path, optimise=["-O1"])
+    library = Library(codes, isa, "f32", tmp_path)
     for seed, spec in enumerate(specs):
         check(library, spec, "f32", seed)
 
@@ -165,7 +165,7 @@ def test_frozen_weights_give_the_same_sums(isa, tmp_path):
         anew = replace(spec, name=f"{spec.name}_anew", frozen="")
         codes[anew.name] = conv_code(anew, isa, "f32", prefer=codes[spec.name].choice.name)
         assert codes[anew.name].choice.name == codes[spec.name].choice.name
-    library, rng = Library(codes, isa, "f32", tmp_path, optimise=["-O1"]), np.random.default_rng(3)
+    library, rng = Library(codes, isa, "f32", tmp_path), np.random.default_rng(3)
     for spec in specs:
         values = operands(spec, "f32", rng)
         values["packed"] = library.prepare(spec.name, values[spec.w])
@@ -184,7 +184,7 @@ def test_results_too_large_for_caches(way, tmp_path):
         conv("groups", way, 2, 2, 96, 192, (40, 40), (1, 1), (1, 1), (0, 0), (1, 1), accumulate=True),
     ]
     specs = [replace(s, x_block=BLOCK, y_block=BLOCK) for s in specs]
-    library = Library({s.name: conv_code(s, HERE[0], "f32") for s in specs}, HERE[0], "f32", tmp_path)
+    library = Library({s.name: conv_code(s, HERE[0], "f32") for s in specs}, HERE[0], "f32", tmp_path, optimise=SPEED)
     for seed, spec in enumerate(specs):
         check(library, spec, "f32", seed, threads=(1, 2, 5))
 

@@ -44,7 +44,7 @@ def random_specs(seed: str, count: int, dtype: str) -> list[ConvSpec]:
 @each_isa
 def test_random_convolutions(isa, dtype, tmp_path):
     specs = random_specs(f"weights {isa.name} {dtype}", 42, dtype)
-    library = Library({s.name: conv_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path, optimise=["-O1"])
+    library = Library({s.name: conv_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path)
     for seed, spec in enumerate(specs):
         check(library, spec, dtype, seed)
 
@@ -86,7 +86,7 @@ def test_candidates_of_layers(isa, tmp_path):
                 named = replace(named, accumulate=True, alpha="0.5f", epilogue=epilogue(spec, "f32"))
             specs[named.name], codes[named.name] = named, conv_code(named, isa, "f32", prefer=name)
             assert codes[named.name].choice.name == name
-    library = Library(codes, isa, "f32", tmp_path, optimise=["-O1"])
+    library = Library(codes, isa, "f32", tmp_path)
     for seed, spec in enumerate(specs.values()):
         check(library, spec, "f32", seed, threads=(1, 3))
 

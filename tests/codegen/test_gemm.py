@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contraction_harness import GUARD, REAL, Library, bf16, local_names
+from contraction_harness import GUARD, REAL, SPEED, Library, bf16, local_names
 
 from lossc.codegen.contraction import LOCALS, Epilogue
 from lossc.codegen.gemm import gemm_code
@@ -101,7 +101,7 @@ def test_random_products(isa, dtype, tmp_path):
     rng = random.Random(f"{isa.name} {dtype}")
     lanes = isa.lanes("float32" if dtype == "f32" else "float64")
     specs = [random_spec(rng, index, lanes, dtype) for index in range(24)]
-    library = Library({s.name: gemm_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path, optimise=["-O1"])
+    library = Library({s.name: gemm_code(s, isa, dtype) for s in specs}, isa, dtype, tmp_path)
     for seed, spec in enumerate(specs):
         check(library, spec, dtype, seed)
 
@@ -122,7 +122,7 @@ def blocked_specs() -> list[GemmSpec]:
 
 def test_blocked_products(tmp_path):
     isa = HERE[0]
-    library = Library({s.name: gemm_code(s, isa, "f32") for s in blocked_specs()}, isa, "f32", tmp_path)
+    library = Library({s.name: gemm_code(s, isa, "f32") for s in blocked_specs()}, isa, "f32", tmp_path, optimise=SPEED)
     for seed, spec in enumerate(blocked_specs()):
         check(library, spec, "f32", seed, threads=(1, 2, 3))
 

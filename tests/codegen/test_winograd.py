@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from contraction_harness import Library, local_names
+from contraction_harness import SPEED, Library, local_names
 from test_conv import check, conv, epilogue
 
 from lossc.cli import inspect_command
@@ -88,7 +88,7 @@ def test_random_convolutions(isa, filtering, dtype, tmp_path):
     rng = random.Random(f"winograd {isa.name} {filtering} {dtype}")
     specs = [random_spec(rng, index, dtype, filtering.r) for index in range(24)]
     codes = {s.name: code(s, isa, dtype, filtering) for s in specs}
-    library = Library(codes, isa, dtype, tmp_path, optimise=["-O1"])
+    library = Library(codes, isa, dtype, tmp_path)
     for seed, spec in enumerate(specs):
         check(library, spec, dtype, seed, growth=PLAIN_SUMS[str(filtering)])
 
@@ -100,7 +100,7 @@ def test_operands_whose_channels_lie_in_blocks(isa, filtering, dtype, tmp_path):
     rng = random.Random(f"winograd blocks {isa.name} {filtering} {dtype}")
     specs = [random_spec(rng, index, dtype, filtering.r, *SIDES[index % 3]) for index in range(12)]
     codes = {s.name: code(s, isa, dtype, filtering) for s in specs}
-    library = Library(codes, isa, dtype, tmp_path, optimise=["-O1"])
+    library = Library(codes, isa, dtype, tmp_path)
     for seed, spec in enumerate(specs):
         check(library, spec, dtype, seed, growth=PLAIN_SUMS[str(filtering)])
 
@@ -130,7 +130,7 @@ def test_frozen_weights_give_the_same_sums_of_channels_in_blocks(way, tmp_path):
     spec = replace(spec, x_block=BLOCK, y_block=BLOCK)
     frozen = replace(spec, name="frozen", frozen=spec.w)
     codes = {s.name: code(s, HERE[0], "f32", FILTERINGS[0]) for s in (spec, frozen)}
-    library = Library(codes, HERE[0], "f32", tmp_path)
+    library = Library(codes, HERE[0], "f32", tmp_path, optimise=SPEED)
     rng = np.random.default_rng(3)
     source, out = (rng.standard_normal(2 * 48 * 72).astype(np.float32) for _ in range(2))
     w, other = rng.standard_normal(48 * 32 * 9).astype(np.float32), out.copy()
@@ -153,7 +153,7 @@ def test_nothing_is_turned_where_channels_lie_in_blocks(way):
 def test_error_relative_to_the_sum_of_magnitudes(filtering, tmp_path):
     taps, pad = filtering.r, filtering.r // 2
     spec = conv("f", "forward", 2, 1, 64, 32, (28, 28), (taps, taps), (1, 1), (pad, pad), (1, 1))
-    library = Library({"f": code(spec, HERE[0], "f32", filtering)}, HERE[0], "f32", tmp_path)
+    library = Library({"f": code(spec, HERE[0], "f32", filtering)}, HERE[0], "f32", tmp_path, optimise=SPEED)
     rng = np.random.default_rng(filtering.m)
     x = rng.standard_normal((2, 64, 28, 28)).astype(np.float32)
     w = rng.standard_normal((32, 64, taps, taps)).astype(np.float32)

@@ -72,3 +72,8 @@ def run(request: pytest.FixtureRequest) -> Loss:
         return compiled
     optimise = request.param == "interpreter"
     return lambda function, *arrays, **given: interpreted(function, *arrays, optimise=optimise, **given)
+
+
+@pytest.fixture(autouse=True)
+def _headers(headers_compiled_once: None) -> None:
+    """For all tests of this folder, which compile many small nets."""

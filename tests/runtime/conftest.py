@@ -88,3 +88,8 @@ def python() -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _headers(headers_compiled_once: None) -> None:
+    """For all tests of this folder, which compile many small nets."""
