@@ -94,7 +94,7 @@ def test_pairs_of_taps(isa, tmp_path):
     specs = few_channels()
     codes = {s.name: test_conv_algorithms.code("direct", s, isa, "f32") for s in specs}
     assert all("pairs of taps" in code.text for code in codes.values())
-    library = Library(codes, isa, "f32", tmp_path, optimise=QUICK)
+    library = Library(codes, isa, "f32", tmp_path)
     for seed, spec in enumerate(specs):
         test_conv.check(library, spec, "f32", seed, threads=(1, 3))
     for spec in specs[:-1]:

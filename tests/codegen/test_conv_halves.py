@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 import pytest
 from contraction_harness import GUARD, Library, bf16, floats, halves, local_names
-from test_bf16 import HERE, NATIVE, QUICK
+from test_bf16 import HERE, NATIVE
 from test_conv import epilogue, planes, random_spec
 from test_conv_blocks import in_blocks, layers
 
@@ -101,7 +101,7 @@ def library_of(specs: list[ConvSpec], isa, folder, names: dict[str, str] | None 
     codes = {spec.name: conv_code(spec, isa, "f32", prefer=(names or {}).get(spec.name, "")) for spec in specs}
     codes |= {plain(spec).name: conv_code(plain(spec), isa, "f32") for spec in specs}
     assert all(code.choice.name.startswith("conv direct") and "vf32_dot2" in code.text for code in codes.values())
-    return Library(codes, isa, "f32", folder, optimise=QUICK, **how)
+    return Library(codes, isa, "f32", folder, **how)
 
 
 @each_isa

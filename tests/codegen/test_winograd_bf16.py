@@ -13,7 +13,7 @@ from math import ceil
 import numpy as np
 import pytest
 from contraction_harness import Library, bf16, local_names
-from test_bf16 import HERE, NATIVE, QUICK
+from test_bf16 import HERE, NATIVE
 from test_conv import check, conv, epilogue, reference
 from test_conv_halves import SIDES as IN_MEMORY
 from test_conv_halves import check as check_halves
@@ -88,7 +88,7 @@ def check_model(library: Library, spec: ConvSpec, seed: int, threads=(1, 2, 3)) 
 @each_isa
 def test_random_convolutions(isa, tmp_path):
     found = specs(f"winograd bf16 {isa.name}", 12)
-    library = Library({s.name: code(s, isa) for s in found}, isa, "f32", tmp_path, optimise=QUICK)
+    library = Library({s.name: code(s, isa) for s in found}, isa, "f32", tmp_path)
     for seed, spec in enumerate(found):
         check_model(library, spec, seed)
 
@@ -108,7 +108,7 @@ def test_images_that_lie_as_bfloat16(isa, tmp_path):
         spec = replace(spec, epilogue=epilogue(spec, "f32"), frozen=spec.w if number % 3 else "")
         codes |= {each.name: code(each, isa, pairs=pairs) for each in (spec, plain(spec))}
         found.append(spec)
-    library = Library(codes, isa, "f32", tmp_path, optimise=QUICK)
+    library = Library(codes, isa, "f32", tmp_path)
     for seed, spec in enumerate(found):
         check_halves(library, spec, seed)
 
@@ -121,7 +121,7 @@ def test_frozen_weights_give_the_same_sums(isa, tmp_path):
     for spec in found:
         frozen = code(replace(spec, name=f"{spec.name}_frozen", frozen=spec.w), isa)
         codes |= {f"{spec.name}_frozen": frozen, spec.name: code(spec, isa, frozen.choice.name)}
-    library, rng = Library(codes, isa, "f32", tmp_path, optimise=QUICK), np.random.default_rng(4)
+    library, rng = Library(codes, isa, "f32", tmp_path), np.random.default_rng(4)
     for spec in found:
         w = rng.standard_normal(spec.co * spec.ci // spec.groups * spec.kernel[0] ** 2).astype(np.float32)
         x = rng.standard_normal(spec.n * spec.x_strides[0]).astype(np.float32)
@@ -139,7 +139,7 @@ def test_error_beside_that_of_the_rounded_operands(taps, channels, tmp_path):
     """Root mean square and maximum, relative to the results': of inputs that passed a ReLU, and weights by He."""
     spec = conv("f", "forward", 1, 1, channels, 64, (14, 14), (taps, taps), (1, 1), (taps // 2,) * 2, (1, 1))
     spec, rng = replace(spec, bf16=True), np.random.default_rng(channels)
-    library = Library({"f": code(spec, NATIVE)}, NATIVE, "f32", tmp_path, optimise=QUICK)
+    library = Library({"f": code(spec, NATIVE)}, NATIVE, "f32", tmp_path)
     x = np.maximum(rng.standard_normal((1, channels, 14, 14)), 0).astype(np.float32)
     w = rng.standard_normal((64, channels, taps, taps)) * np.sqrt(2 / (channels * taps**2))
     w, y = w.astype(np.float32), np.zeros((1, 64, 14, 14), np.float32)
@@ -182,7 +182,7 @@ def test_no_warnings_from_clang_with_or_without_the_instructions(tmp_path):
     codes = {s.name: code(s, AVX512) for s in found}
     assert codes == {s.name: code(s, AVX512_BF16) for s in found}
     for isa in (AVX512, AVX512_BF16):
-        Library(codes, isa, "f32", tmp_path, compiler="clang", openmp=False, optimise=QUICK)
+        Library(codes, isa, "f32", tmp_path, compiler="clang", openmp=False)
 
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
