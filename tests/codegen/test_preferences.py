@@ -8,12 +8,13 @@ import pytest
 from test_conv import DIRECTIONS, conv
 
 from lossc.codegen import (
+    conv_depthwise,
     conv_direct_plan,
     conv_gather,
     conv_scatter,
     conv_weights,
     conv_weights_blocks_plan,
-    gemm,
+    gemm_plan,
     winograd,
     winograd_weights,
 )
@@ -35,11 +36,16 @@ BLOCKS = [
     if s.direction == "bwd_weights" and s.groups == 1
     for x, y in ((16, 16), (16, 0), (0, 16))
 ]
-CONTRACTIONS = [Contraction(s, w) for s in (GEMM, FEW, *CONVS, *BLOCKS) for w in ((0, 4) if s in CONVS else (0,))]
+DEPTHWISE = [
+    conv("f", way, 3, 32, 32, 32, (14, 14), (3, 3), (2, 2), (1, 1), (1, 1), x_block=16, y_block=16)
+    for way in DIRECTIONS
+]
+SPECS = (GEMM, FEW, *CONVS, *BLOCKS, *DEPTHWISE)
+CONTRACTIONS = [Contraction(s, w) for s in SPECS for w in ((0, 4) if s in CONVS else (0,))]
 CONTRACTIONS.append(Contraction(replace(CONVS[0], x_block=16, y_block=16, bf16=True), 4))
 MODULES = (
-    gemm, conv_direct_plan, conv_gather, conv_scatter, conv_weights, conv_weights_blocks_plan, winograd,
-    winograd_weights,
+    gemm_plan, conv_depthwise, conv_direct_plan, conv_gather, conv_scatter, conv_weights, conv_weights_blocks_plan,
+    winograd, winograd_weights,
 )  # fmt: skip
 
 
