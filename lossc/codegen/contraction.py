@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -24,11 +25,11 @@ PANEL_BYTES = 32 << 10  # of b, which stay in the L1 cache while all rows of a p
 _LOCALS = """
     acc add adds alpha at_group at_tile block broadcast c c0 c1 channels chunk ci co co0 col column column0
     column_end column_image column_plane columns count cv d0 d1 d2 d3 d4 d5 d6 dealt depth exists first from group
-    group0 group1 h h0 h1 h_first h_last half height i i0 image images j j1 j2 kh kw kz l last limit line lines
-    local m n n0 n1 n2 o out p p0 p1 p2 packed packed_a packed_b panel panels part phase phases plane planes q r
-    rest result row row0 row_end row_image row_plane row_tile rows rows_of s shared skip span spread stored strip
-    sum sums sums_of t t0 t1 tap tap0 taps term terms tg tile tile0 tile1 to total turned two u v v0 v1 v2 vectors w
-    w0 w1 w_first w_last width x_block y z z0 z1 z2 z3
+    group0 group1 h h0 h1 h_first h_last half height i i0 image images j j1 j2 kh kw kz l l0 last limit line lines
+    local m more n n0 n1 n2 next next_column o out p p0 p1 p2 packed packed_a packed_b panel panels part phase
+    phases plane planes q r rest result row row0 row_end row_image row_plane row_tile rows rows_of s shared skip
+    span spread stored strip sum sums sums_of t t0 t1 tap tap0 taps term terms tg tile tile0 tile1 to total turned
+    two u v v0 v1 v2 vectors w w0 w1 w_first w_last width x_block y z z0 z1 z2 z3
 """
 LOCALS = frozenset(_LOCALS.split())
 
@@ -255,10 +256,12 @@ def tiling_cost(rows: int, vectors: int, depth: int, mr: int, nv: int) -> float:
     return ceil(rows / mr) * ceil(vectors / nv) * (depth * tile_cycles(mr, nv) + 4 * mr * nv + 20)
 
 
-def crowded(rows: int, stride: int, size: int) -> bool:
-    """Whether `rows` lines, `stride` elements apart, fall on so few sets of the L1 cache that they evict each other."""
-    sets = [row * stride * size // CACHE_LINE % (PAGE // CACHE_LINE) for row in range(rows)]
-    return max(sets.count(s) for s in sets) > 6
+def crowded(rows: int, stride: int, size: int, lines: int = 1) -> bool:
+    """Whether `rows` rows of some cache lines, `stride` elements apart, fall on so few sets of the L1 cache that they
+    evict each other."""
+    starts = [row * stride * size // CACHE_LINE for row in range(rows)]
+    sets = Counter((start + line) % (PAGE // CACHE_LINE) for start in starts for line in range(lines))
+    return max(sets.values()) > 6
 
 
 def signature(name: str, params: Sequence[str], types: Types, shared: int, local: int) -> str:

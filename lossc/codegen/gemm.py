@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from lossc.codegen.contraction import (
     CACHE_LINE,
     L2_BYTES,
     PAGE,
-    PANEL_BYTES,
     Choice,
     Code,
     Epilogue,
@@ -43,11 +43,15 @@ from lossc.errors import InternalError
 PACK_CONTIGUOUS, PACK_STRIDED, CROSSED_STORE = 0.25, 0.6, 0.8  # cycles an element, measured on Ice Lake
 SUMS_BYTES = 192 << 10  # of unfinished sums, which stay in the L2 cache
 LARGE_OUTPUT = 8 << 20  # bytes of C
-REUSE = 12  # panels for which packing rows that are friendly anyhow pays, where terms are blocked
+REUSE = 24  # panels for which packing rows that are friendly anyhow pays, where terms are blocked
 TASKS = 8  # parts of a product with blocked terms, at the least: more would read each panel too often
 FAR_STEP = 0.5  # cycles an element of a large matrix that is read across its rows
 LANES_SUM = 10  # cycles to add up the lanes of a vector
 FEW = 32  # rows or columns for which scalar products are considered
+IN_PLACE = 40  # tiles of rows, for which lines of b that lie along the columns are read where they are, unless crowded
+OWN = 2  # tasks of a panel, each of which packs the block at hand for itself
+WHOLE_BYTES = 28 << 10  # of a panel, whose terms are not blocked: an L1 cache of 32 KB less some rows and sums
+BLOCK_BYTES = 16 << 10  # of a block: all tiles' sums pass through that cache beside it
 PACK_ROWS = 32  # of a panel are packed at a time by one thread
 BLOCK_COLUMNS_BYTES = 8 << 20  # of a packed block of b, shared by all threads in the last-level cache
 
@@ -152,14 +156,17 @@ class _Plan:
 def _plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan:
     """The product with this register tile: its blocks, what is packed, and the cycles this may take."""
     vectors = ceil(side.columns / types.lanes)
-    most = PANEL_BYTES // (nv * types.lanes * types.size)
+    width = nv * types.lanes * types.size
     block_k = terms = side.terms
-    if terms > most:  # even blocks, of whole runs of packing
+    if terms * width > WHOLE_BYTES:  # even blocks, of whole runs of packing
+        most = BLOCK_BYTES // width
         block_k = min(round_up(ceil(terms / ceil(terms / most)), PACK_ROWS), max(most // PACK_ROWS, 1) * PACK_ROWS)
     blocks = ceil(terms / block_k)
     row_tiles, panels = ceil(side.rows / mr), ceil(vectors / nv)
     elements_a, elements_b = side.rows * side.k, side.k * side.columns
-    pack_b = side.b_column != 1 or row_tiles > 4 or side.b == frozen or side.bf16
+    far_apart = crowded(block_k, side.b_k, types.size, ceil(width / CACHE_LINE))
+    near = row_tiles <= (4 if far_apart else IN_PLACE)
+    pack_b = side.b_column != 1 or not near or side.b == frozen or side.bf16
     far = side.a_row != 1 or side.a_k * types.size >= PAGE
     unfriendly = crowded(mr, side.a_row, types.size) if side.a_k == 1 else far
     pack_a = panels >= 4 and (unfriendly or (blocks > 1 and panels >= REUSE)) or side.a == frozen or side.bf16
@@ -214,6 +221,18 @@ def _packed_a(plan: _Plan, row_tiles: int, depth: int) -> str:
     return _terms(("packed_a", 1), ("p0", row_tiles * mr), ("row_tile * depth", mr))
 
 
+def _next_block(plan: _Plan, nr: int, block_tiles: int, types: Types) -> dict[str, Any]:
+    """How tiles fetch the next block of b, as it lies in memory: each some of its lines, from the place ``at``."""
+    side, line = plan.side, CACHE_LINE // types.size
+    length, lines = (nr, plan.block_k) if side.b_column == 1 else (plan.block_k, nr)
+    place = (("next_column", side.b_column), ("(next + l)", side.b_k))
+    if side.b_column != 1:
+        place = (("(next_column + l)", side.b_column), ("next", side.b_k))
+    shifted = max(side.b_k, side.b_column) % line != 0  # lines of b begin anywhere in a cache line, and end in one more
+    offsets = [*range(0, length, line), *([length - 1] if shifted else [])]
+    return {"at": _terms((side.b, 1), *place), "offsets": offsets, "lines": ceil(lines / block_tiles)}
+
+
 def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code:
     """The C function of a matrix product; every thread of the team calls it. ``prefer``: the candidate's name to take
     in place of the model's choice, where there is one of this name.
@@ -237,10 +256,9 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     block_tiles = ceil(row_tiles / row_blocks)
     row_blocks = ceil(row_tiles / block_tiles)
 
-    # Where one task alone uses a panel, it packs the block at hand, which then does not leave its core's caches. Lines
-    # along the columns are better packed whole, in the order in which they lie.
-    pack_own = blocked and row_blocks == 1 and side.b_column != 1 and side.b_k == 1 and side.b != spec.frozen
-    pack_own = pack_own and not spec.bf16
+    # Where few tasks use a panel, each packs the block at hand, which then does not leave its core's caches.
+    pack_own = blocked and row_blocks <= OWN and 1 in (side.b_column, side.b_k) and side.b != spec.frozen
+    pack_own = pack_own and plan.pack_b and not spec.bf16
     if pack_own:
         block_panels = panels
 
@@ -254,7 +272,10 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     a_packed = types.aligned((side.rows if plan.dot else row_tiles * mr) * depth) if plan.pack_a else 0
     b_packed = (side.columns if plan.dot else block_panels * nr) * depth if plan.pack_b and not pack_own else 0
     a_scratch, b_scratch = a_packed * (frozen != "packed_a"), b_packed * (frozen != "packed_b")
-    masked = not plan.pack_b and not plan.dot and side.columns % nr != 0
+    column_tail = side.columns % nr != 0
+    # Columns that are not packed: the last panel overlaps its neighbour, or if it is the only one, loads are masked.
+    overlaps = plan.dot or (not plan.pack_b and column_tail and side.columns > nr)
+    masked = not plan.pack_b and column_tail and not overlaps
     what = f"a: {side.a}, b: {side.b}{', pairs of bfloat16' if spec.bf16 else ''}."
     micro = Micro(
         name=f"{spec.name}_tile", what=what, mr=mr, nv=plan.nv, nr=nr,
@@ -273,7 +294,8 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     i_stride, j_stride = spec.c_strides
     apart = i_stride if along_rows(spec) else j_stride
     masked_store = side.crossed or plan.dot or side.columns % types.lanes != 0
-    column0 = "column0" if plan.dot else "column"  # of the tile's sums
+    column0 = "column0" if overlaps else "column"  # of the tile's sums
+    sums_end = overlaps and masked_store  # a vector of sums may reach over it
     arguments = ", m" if masked_store else ""
     kind = ("" if apart == 1 else "_strided") + ("_n" if masked_store else "")
     stride = "" if apart == 1 else f", {apart}"
@@ -290,8 +312,8 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "dot": plan.dot,
         "turned_at": f"{types.vec}_load_n(turned + ({side.column_variable} - {column0}) * {mr} + "
         f"({side.row_variable} - row0), m)",
-        "sum_at": f"{types.vec}_load{'_n' if plan.dot else ''}(%s + ({side.row_variable} - row0) * {nr} + "
-        f"({side.column_variable} - {column0}){', m' if plan.dot else ''})",
+        "sum_at": f"{types.vec}_load{'_n' if sums_end else ''}(%s + ({side.row_variable} - row0) * {nr} + "
+        f"({side.column_variable} - {column0}){', m' if sums_end else ''})",
         "a": side.a,
         "b": side.b,
         "k": depth,
@@ -314,15 +336,16 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "column_blocks": block_panels < panels and plan.pack_b,
         "block_panels": block_panels,
         "row_tail": side.rows % mr != 0,
-        "column_tail": side.columns % nr != 0,
+        "column_tail": column_tail,
+        "overlaps": overlaps,
         "pack_a": plan.pack_a,
         "pack_b": plan.pack_b and not pack_own,
         "pack_own": pack_own,
-        "own_from": _terms((side.b, 1), ("column", side.b_column), ("p0", 1)),
+        "own_from": _terms((side.b, 1), ("column", side.b_column), ("p0", side.b_k)),
+        "own_line": _terms((side.b, 1), ("column", side.b_column), ("(p0 + p)", side.b_k)),
         "own_at": sums,
-        "own_end": 2 * plan.block_k,
-        "next_own": _terms((side.b, 1), ("(column + l)", side.b_column), ("p", 1)),
-        "next_lines": ceil(nr / block_tiles),
+        "fetch": _next_block(plan, nr, block_tiles, types) if blocked and (pack_own or not plan.pack_b) else None,
+        "several": row_blocks > 1,
         "frozen": frozen,
         "pack_rows": PACK_ROWS,
         "fetch_c": not (plan.dot or side.crossed) and side.rows * side.columns * types.size > L2_BYTES,
