@@ -189,17 +189,26 @@ class Micro:
     b_column: int = 0  # of a dot tile, like depth
     depth: int = 0
     pairs: bool = False  # the elements of a and b are pairs of bfloat16
+    direct: bool = False  # the function is given the distance of out's rows, which may be the result's own
+    adds: bool = False  # and whether what a direct tile finds there is added in the end
 
     @property
     def multiply(self) -> str:
         """The vector function that adds products to a sum, without its type."""
         return "dot2" if self.pairs else "fma"
 
+    @property
+    def out_line(self) -> str:
+        """The distance of out's rows, as C."""
+        return "out_row" if self.direct else str(self.out_row)
+
     def head(self, types: Types) -> str:
         """The function's head; out gets `depth` terms a sum, of `columns` valid columns where that can vary."""
         params = ["const ptrdiff_t depth", "const real *restrict a", "const real *restrict b", "real *restrict out"]
         params += ["const int add"] if self.add else []
         params += ["const int columns"] if self.masked else []
+        params += ["const ptrdiff_t out_row"] if self.direct else []
+        params += ["const int adds"] if self.adds else []
         return types.head(self.name, params)
 
 
@@ -218,11 +227,15 @@ class Finish:
         return any(re.search(rf"\b{name}\b", line) for line in self.lines)
 
 
+def is_one(alpha: str) -> bool:
+    """Whether a C literal is 1."""
+    return re.fullmatch(r"1(\.0*)?f?", alpha) is not None
+
+
 def finish(spec: Any, load: str, store: str) -> Finish:
     """The view of a spec's alpha, accumulate and epilogue."""
-    unit = re.fullmatch(r"1(\.0*)?f?", spec.alpha) is not None
     lines = spec.epilogue.lines if spec.epilogue else ()
-    alpha = "" if unit else spec.alpha
+    alpha = "" if is_one(spec.alpha) else spec.alpha
     return Finish(alpha, comment(spec.alpha_comment), spec.accumulate, lines, load, store)
 
 

@@ -27,6 +27,7 @@ from lossc.codegen.contraction import (
     choose,
     crowded,
     finish,
+    is_one,
     parameters,
     prepared,
     round_up,
@@ -233,6 +234,20 @@ def _next_block(plan: _Plan, nr: int, block_tiles: int, types: Types) -> dict[st
     return {"at": _terms((side.b, 1), *place), "offsets": offsets, "lines": ceil(lines / block_tiles)}
 
 
+def _plain(spec: GemmSpec) -> bool:
+    """Whether C gets the sums as they are."""
+    return not (spec.epilogue and spec.epilogue.lines) and is_one(spec.alpha)
+
+
+def _direct(spec: GemmSpec, row: int, nr: int, row_tail: bool, column_tail: bool, overlaps: bool) -> dict[str, Any]:
+    """How tiles ``inside`` C, which overlap nothing, store their sums there themselves."""
+    whole = ["row == row0"] if row_tail else []
+    whole += ["column == column0" if overlaps else f"column_end - column == {nr}"] if column_tail else []
+    adds = f", {int(spec.accumulate) if isinstance(spec.accumulate, bool) else spec.accumulate}"
+    at = _terms((spec.c, 1), ("row", row), ("column", 1))
+    return {"inside": " && ".join(whole), "at": at, "row": row, "adds": adds if spec.accumulate else ""}
+
+
 def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code:
     """The C function of a matrix product; every thread of the team calls it. ``prefer``: the candidate's name to take
     in place of the model's choice, where there is one of this name.
@@ -272,16 +287,20 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     a_packed = types.aligned((side.rows if plan.dot else row_tiles * mr) * depth) if plan.pack_a else 0
     b_packed = (side.columns if plan.dot else block_panels * nr) * depth if plan.pack_b and not pack_own else 0
     a_scratch, b_scratch = a_packed * (frozen != "packed_a"), b_packed * (frozen != "packed_b")
-    column_tail = side.columns % nr != 0
+    row_tail, column_tail = side.rows % mr != 0, side.columns % nr != 0
+    fetch_c = not (plan.dot or side.crossed) and side.rows * side.columns * types.size > L2_BYTES
     # Columns that are not packed: the last panel overlaps its neighbour, or if it is the only one, loads are masked.
     overlaps = plan.dot or (not plan.pack_b and column_tail and side.columns > nr)
     masked = not plan.pack_b and column_tail and not overlaps
+    row_stride, column_stride = spec.c_strides if side.row_variable == "i" else spec.c_strides[::-1]
+    direct = not (blocked or plan.dot or masked or side.crossed) and column_stride == 1 and _plain(spec)
     what = f"a: {side.a}, b: {side.b}{', pairs of bfloat16' if spec.bf16 else ''}."
     micro = Micro(
         name=f"{spec.name}_tile", what=what, mr=mr, nv=plan.nv, nr=nr,
         a_row=depth if lines else 1 if plan.pack_a else side.a_row, a_k=mr if plan.pack_a else side.a_k,
         b_k=nr if plan.pack_b else side.b_k, out_row=nr, add=blocked, masked=masked,
         b_column=depth if lines else side.b_column, depth=depth, pairs=spec.bf16,
+        direct=direct, adds=direct and spec.accumulate is not False,
     )  # fmt: skip
     sums = types.aligned(block_tiles * mr * nr) if blocked else 0
     local = sums + (plan.block_k * nr if pack_own else 0)
@@ -335,9 +354,13 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "c": spec.c,
         "column_blocks": block_panels < panels and plan.pack_b,
         "block_panels": block_panels,
-        "row_tail": side.rows % mr != 0,
+        "row_tail": row_tail,
         "column_tail": column_tail,
         "overlaps": overlaps,
+        "ends": not direct or row_tail or column_tail or fetch_c,
+        "direct": _direct(spec, row_stride, nr, row_tail, column_tail, overlaps) if direct else None,
+        "sums_arguments": f", {nr}{', 0' if micro.adds else ''}" if direct
+        else ", (int)(column_end - column)" if masked else "",
         "pack_a": plan.pack_a,
         "pack_b": plan.pack_b and not pack_own,
         "pack_own": pack_own,
@@ -348,7 +371,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "several": row_blocks > 1,
         "frozen": frozen,
         "pack_rows": PACK_ROWS,
-        "fetch_c": not (plan.dot or side.crossed) and side.rows * side.columns * types.size > L2_BYTES,
+        "fetch_c": fetch_c,
         "pack_chunks": ceil(depth / PACK_ROWS),
         "packed_b_at": a_scratch,
         "a_row": side.a_row,
