@@ -24,12 +24,12 @@ PANEL_BYTES = 32 << 10  # of b, which stay in the L1 cache while all rows of a p
 #: Names inside the generated functions: parameters must be called otherwise, or they would be shadowed.
 _LOCALS = """
     acc add adds alpha at_group at_tile block broadcast c c0 c1 channels chunk ci co co0 col column column0
-    column_end column_image column_plane columns count cv d0 d1 d2 d3 d4 d5 d6 dealt depth exists first from group
-    group0 group1 h h0 h1 h_first h_last half height i i0 image images j j1 j2 kh kw kz l l0 last limit line lines
-    local m more n n0 n1 n2 next next_column o out p p0 p1 p2 packed packed_a packed_b panel panels part phase
-    phases plane planes q r rest result row row0 row_end row_image row_plane row_tile rows rows_of s shared skip
-    span spread stored strip sum sums sums_of t t0 t1 tap tap0 taps term terms tg tile tile0 tile1 to total turned
-    two u v v0 v1 v2 vectors w w0 w1 w_first w_last width x_block y z z0 z1 z2 z3
+    column_end column_image column_plane columns count cv d0 d1 d2 d3 d4 d5 d6 dealt depth each end exists first
+    from group group0 group1 h h0 h1 h_first h_last half height i i0 image images j j1 j2 kh kw kz l l0 last limit
+    line lines local m more n n0 n1 n2 next next_column o out p p0 p1 p2 packed packed_a packed_b panel panels part
+    phase phases plane planes q r rest result row row0 row_end row_image row_plane row_tile rows rows_of s shared
+    skip span spread stored strip sum sums sums_of t t0 t1 tap tap0 taps term terms tg tile tile0 tile1 tiles to
+    total turned two u v v0 v1 v2 vectors w w0 w1 w_first w_last width x_block y z z0 z1 z2 z3
 """
 LOCALS = frozenset(_LOCALS.split())
 

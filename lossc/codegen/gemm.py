@@ -45,12 +45,11 @@ PACK_CONTIGUOUS, PACK_STRIDED, CROSSED_STORE = 0.25, 0.6, 0.8  # cycles an eleme
 SUMS_BYTES = 192 << 10  # of unfinished sums, which stay in the L2 cache
 LARGE_OUTPUT = 8 << 20  # bytes of C
 REUSE = 24  # panels for which packing rows that are friendly anyhow pays, where terms are blocked
-TASKS = 8  # parts of a product with blocked terms, at the least: more would read each panel too often
 FAR_STEP = 0.5  # cycles an element of a large matrix that is read across its rows
 LANES_SUM = 10  # cycles to add up the lanes of a vector
 FEW = 32  # rows or columns for which scalar products are considered
 IN_PLACE = 40  # tiles of rows, for which lines of b that lie along the columns are read where they are, unless crowded
-OWN = 2  # tasks of a panel, each of which packs the block at hand for itself
+OWN = 4  # panels, from which on threads pack blocks of them for themselves
 WHOLE_BYTES = 28 << 10  # of a panel, whose terms are not blocked: an L1 cache of 32 KB less some rows and sums
 BLOCK_BYTES = 16 << 10  # of a block: all tiles' sums pass through that cache beside it
 PACK_ROWS = 32  # of a panel are packed at a time by one thread
@@ -222,7 +221,7 @@ def _packed_a(plan: _Plan, row_tiles: int, depth: int) -> str:
     return _terms(("packed_a", 1), ("p0", row_tiles * mr), ("row_tile * depth", mr))
 
 
-def _next_block(plan: _Plan, nr: int, block_tiles: int, types: Types) -> dict[str, Any]:
+def _next_block(plan: _Plan, nr: int, types: Types) -> dict[str, Any]:
     """How tiles fetch the next block of b, as it lies in memory: each some of its lines, from the place ``at``."""
     side, line = plan.side, CACHE_LINE // types.size
     length, lines = (nr, plan.block_k) if side.b_column == 1 else (plan.block_k, nr)
@@ -231,7 +230,7 @@ def _next_block(plan: _Plan, nr: int, block_tiles: int, types: Types) -> dict[st
         place = (("(next_column + l)", side.b_column), ("next", side.b_k))
     shifted = max(side.b_k, side.b_column) % line != 0  # lines of b begin anywhere in a cache line, and end in one more
     offsets = [*range(0, length, line), *([length - 1] if shifted else [])]
-    return {"at": _terms((side.b, 1), *place), "offsets": offsets, "lines": ceil(lines / block_tiles)}
+    return {"at": _terms((side.b, 1), *place), "offsets": offsets, "lines": lines}
 
 
 def _plain(spec: GemmSpec) -> bool:
@@ -266,14 +265,11 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     block_panels = panels if lines else min(panels, max(1, BLOCK_COLUMNS_BYTES // (depth * nr * types.size)))
     block_tiles = max(1, SUMS_BYTES // (mr * nr * types.size)) if blocked else 1
     row_blocks = ceil(row_tiles / block_tiles)
-    if blocked:  # enough for every thread to do
-        row_blocks = max(row_blocks, min(ceil(TASKS / panels), row_tiles))
     block_tiles = ceil(row_tiles / row_blocks)
-    row_blocks = ceil(row_tiles / block_tiles)
 
-    # Where few tasks use a panel, each packs the block at hand, which then does not leave its core's caches.
-    pack_own = blocked and row_blocks <= OWN and 1 in (side.b_column, side.b_k) and side.b != spec.frozen
-    pack_own = pack_own and plan.pack_b and not spec.bf16
+    # Where one or two threads use a panel, each packs the block at hand, which then does not leave its core's caches.
+    pack_own = blocked and row_blocks == 1 and panels >= OWN and 1 in (side.b_column, side.b_k)
+    pack_own = pack_own and plan.pack_b and side.b != spec.frozen and not spec.bf16
     if pack_own:
         block_panels = panels
 
@@ -346,7 +342,6 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "ahead": ceil(plan.block_k * nr * types.size / CACHE_LINE / block_tiles) if block_tiles >= FEW else 0,
         "line": CACHE_LINE // types.size,
         "row_tiles": row_tiles,
-        "row_blocks": row_blocks,
         "block_tiles": block_tiles,
         "panels": panels,
         "group": group,
@@ -367,8 +362,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "own_from": _terms((side.b, 1), ("column", side.b_column), ("p0", side.b_k)),
         "own_line": _terms((side.b, 1), ("column", side.b_column), ("(p0 + p)", side.b_k)),
         "own_at": sums,
-        "fetch": _next_block(plan, nr, block_tiles, types) if blocked and (pack_own or not plan.pack_b) else None,
-        "several": row_blocks > 1,
+        "fetch": _next_block(plan, nr, types) if blocked and (pack_own or not plan.pack_b) else None,
         "frozen": frozen,
         "pack_rows": PACK_ROWS,
         "fetch_c": fetch_c,
