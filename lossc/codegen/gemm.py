@@ -45,7 +45,7 @@ PACK_CONTIGUOUS, PACK_STRIDED, CROSSED_STORE = 0.25, 0.6, 0.8  # cycles an eleme
 SUMS_BYTES = 192 << 10  # of unfinished sums, which stay in the L2 cache
 LARGE_OUTPUT = 8 << 20  # bytes of C
 REUSE = 24  # panels for which packing rows that are friendly anyhow pays, where terms are blocked
-FAR_STEP = 0.5  # cycles an element of a large matrix that is read across its rows
+FAR_STEP = 0.5  # cycles an element of a large matrix that is read across its rows, or by too many rows at once
 LANES_SUM = 10  # cycles to add up the lanes of a vector
 FEW = 32  # rows or columns for which scalar products are considered
 IN_PLACE = 40  # tiles of rows, for which lines of b that lie along the columns are read where they are, unless crowded
@@ -175,7 +175,7 @@ def _plan(side: _Side, types: Types, mr: int, nv: int, frozen: str) -> _Plan:
         cost += elements_b * (PACK_CONTIGUOUS if side.b_column == 1 else PACK_STRIDED)
     if pack_a and side.a != frozen:
         cost += elements_a * (PACK_CONTIGUOUS if side.a_row == 1 else PACK_STRIDED)
-    if not pack_a and side.a_k != 1 and elements_a * types.size > L2_BYTES:
+    if not pack_a and (unfriendly if side.a_k == 1 else elements_a * types.size > L2_BYTES):
         cost += elements_a * FAR_STEP
     if side.crossed:
         cost += side.rows * side.columns * CROSSED_STORE
