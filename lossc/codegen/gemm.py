@@ -243,7 +243,7 @@ def _direct(spec: GemmSpec, row: int, nr: int, row_tail: bool, column_tail: bool
     whole = ["row == row0"] if row_tail else []
     whole += ["column == column0" if overlaps else f"column_end - column == {nr}"] if column_tail else []
     adds = f", {int(spec.accumulate) if isinstance(spec.accumulate, bool) else spec.accumulate}"
-    at = _terms((spec.c, 1), ("row", row), ("column", 1))
+    at = _terms((spec.c, 1), ("row0", row), ("column", 1))
     return {"inside": " && ".join(whole), "at": at, "row": row, "adds": adds if spec.accumulate else ""}
 
 
