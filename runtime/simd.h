@@ -34,7 +34,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#define LOSSC_PREFETCH(address) __builtin_prefetch(address)    /* a hint: nothing need be there */
+#define LOSSC_PREFETCH(address) __builtin_prefetch(address)             /* a hint: nothing need be there */
+#define LOSSC_PREFETCH_L2(address) __builtin_prefetch(address, 0, 2)    /* the same, without a place in the L1 cache */
 
 /* B_store_n where the ISA has no masked store of bytes. */
 #define LOSSC_STORE_BYTES_N(B, count)                                      \

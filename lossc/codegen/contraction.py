@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -23,12 +24,12 @@ PANEL_BYTES = 32 << 10  # of b, which stay in the L1 cache while all rows of a p
 #: Names inside the generated functions: parameters must be called otherwise, or they would be shadowed.
 _LOCALS = """
     acc add adds alpha at_group at_tile block broadcast c c0 c1 channels chunk ci co co0 col column column0
-    column_end column_image column_plane columns count cv d0 d1 d2 d3 d4 d5 d6 dealt depth exists first from group
-    group0 group1 h h0 h1 h_first h_last half height i i0 image images j j1 j2 kh kw kz l last limit line lines
-    local m n n0 n1 n2 next o out p p0 p1 p2 packed packed_a packed_b panel panels part phase phases plane planes q r
-    rest result row row0 row_end row_image row_plane row_tile rows rows_of s shared skip span spread stored strip
-    sum sums sums_of t t0 t1 tap tap0 taps term terms tg tile tile0 tile1 to total turned two u v v0 v1 v2 vectors w
-    w0 w1 w_first w_last width x_block y z z0 z1 z2 z3
+    column_end column_image column_plane columns count cv d0 d1 d2 d3 d4 d5 d6 dealt depth each end exists first
+    from group group0 group1 h h0 h1 h_first h_last half height i i0 image images j j1 j2 kh kw kz l l0 last limit
+    line lines local m more n n0 n1 n2 next next_column o out p p0 p1 p2 packed packed_a packed_b panel panels part
+    phase phases plane planes q r rest result row row0 row_end row_image row_plane row_tile rows rows_of s shared
+    skip span spread stored strip sum sums sums_of t t0 t1 tap tap0 taps term terms tg tile tile0 tile1 tiles to
+    total turned two u v v0 v1 v2 vectors w w0 w1 w_first w_last width x_block y z z0 z1 z2 z3
 """
 LOCALS = frozenset(_LOCALS.split())
 
@@ -205,6 +206,8 @@ class Micro:
     halves: bool = False  # a lies as bfloat16: its strides count these, not pairs
     fetched: tuple[int, ...] = ()  # places beside `next`, which goes on by `next_step`, that each step prefetches
     next_step: int = 0
+    direct: bool = False  # the function is given the distance of out's rows, which may be the result's own
+    adds: bool = False  # and whether what a direct tile finds there is added in the end
 
     @property
     def multiply(self) -> str:
@@ -216,12 +219,19 @@ class Micro:
         """The parameter that says where what the step prefetches begins."""
         return ["const real *restrict next"] if self.fetched else []
 
+    @property
+    def out_line(self) -> str:
+        """The distance of out's rows, as C."""
+        return "out_row" if self.direct else str(self.out_row)
+
     def head(self, types: Types) -> str:
         """The function's head; out gets `depth` terms a sum, of `columns` valid columns where that can vary."""
         a = "uint16_t" if self.halves else "real"
         params = ["const ptrdiff_t depth", f"const {a} *restrict a", "const real *restrict b", "real *restrict out"]
         params += ["const int add"] if self.add else []
         params += ["const int columns"] if self.masked else []
+        params += ["const ptrdiff_t out_row"] if self.direct else []
+        params += ["const int adds"] if self.adds else []
         params += self.next
         return types.head(self.name, params)
 
@@ -246,11 +256,15 @@ class Finish:
         return [(address, half != "") for half, address in found if re.search(rf"\b{name}\b", address)]
 
 
+def is_one(alpha: str) -> bool:
+    """Whether a C literal is 1."""
+    return re.fullmatch(r"1(\.0*)?f?", alpha) is not None
+
+
 def finish(spec: Any, load: str, store: str) -> Finish:
     """The view of a spec's alpha, accumulate and epilogue."""
-    unit = re.fullmatch(r"1(\.0*)?f?", spec.alpha) is not None
     lines = spec.epilogue.lines if spec.epilogue else ()
-    alpha = "" if unit else spec.alpha
+    alpha = "" if is_one(spec.alpha) else spec.alpha
     return Finish(alpha, comment(spec.alpha_comment), spec.accumulate, lines, load, store)
 
 
@@ -284,10 +298,12 @@ def tiling_cost(rows: int, vectors: int, depth: int, mr: int, nv: int) -> float:
     return ceil(rows / mr) * ceil(vectors / nv) * (depth * tile_cycles(mr, nv) + 4 * mr * nv + 20)
 
 
-def crowded(rows: int, stride: int, size: int) -> bool:
-    """Whether `rows` lines, `stride` elements apart, fall on so few sets of the L1 cache that they evict each other."""
-    sets = [row * stride * size // CACHE_LINE % (PAGE // CACHE_LINE) for row in range(rows)]
-    return max(sets.count(s) for s in sets) > 6
+def crowded(rows: int, stride: int, size: int, lines: int = 1) -> bool:
+    """Whether `rows` rows of some cache lines, `stride` elements apart, fall on so few sets of the L1 cache that they
+    evict each other."""
+    starts = [row * stride * size // CACHE_LINE for row in range(rows)]
+    sets = Counter((start + line) % (PAGE // CACHE_LINE) for start in starts for line in range(lines))
+    return max(sets.values()) > 6
 
 
 def signature(name: str, params: Sequence[str], types: Types, shared: int, local: int) -> str:

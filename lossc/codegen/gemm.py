@@ -11,6 +11,7 @@ scalar products as lines whose vectors pair the terms of two (``runtime/bf16.h``
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 from lossc.codegen.contraction import (
     CACHE_LINE,
@@ -18,7 +19,9 @@ from lossc.codegen.contraction import (
     Code,
     Isa,
     Micro,
+    Types,
     finish,
+    is_one,
     parameters,
     prepared,
     round_up,
@@ -32,7 +35,7 @@ from lossc.errors import InternalError
 
 SUMS_BYTES = 192 << 10  # of unfinished sums, which stay in the L2 cache
 LARGE_OUTPUT = 8 << 20  # bytes of C
-TASKS = 8  # parts of a product with blocked terms, at the least: more would read each panel too often
+OWN = 4  # panels, from which on threads pack blocks of them for themselves
 BLOCK_COLUMNS_BYTES = 8 << 20  # of a packed block of b, shared by all threads in the last-level cache
 
 
@@ -50,6 +53,32 @@ def _packed_a(plan: Plan, row_tiles: int, depth: int) -> str:
     if plan.block_k == depth:
         return _terms(("packed_a", 1), ("row_tile", mr * depth))
     return _terms(("packed_a", 1), ("p0", row_tiles * mr), ("row_tile * depth", mr))
+
+
+def _next_block(plan: Plan, nr: int, types: Types) -> dict[str, Any]:
+    """How tiles fetch the next block of b, as it lies in memory: each some of its lines, from the place ``at``."""
+    side, line = plan.side, CACHE_LINE // types.size
+    length, lines = (nr, plan.block_k) if side.b_column == 1 else (plan.block_k, nr)
+    place = (("next_column", side.b_column), ("(next + l)", side.b_k))
+    if side.b_column != 1:
+        place = (("(next_column + l)", side.b_column), ("next", side.b_k))
+    shifted = max(side.b_k, side.b_column) % line != 0  # lines of b begin anywhere in a cache line, and end in one more
+    offsets = [*range(0, length, line), *([length - 1] if shifted else [])]
+    return {"at": _terms((side.b, 1), *place), "offsets": offsets, "lines": lines}
+
+
+def _plain(spec: GemmSpec) -> bool:
+    """Whether C gets the sums as they are."""
+    return not (spec.epilogue and spec.epilogue.lines) and is_one(spec.alpha)
+
+
+def _direct(spec: GemmSpec, row: int, nr: int, row_tail: bool, column_tail: bool, overlaps: bool) -> dict[str, Any]:
+    """How tiles ``inside`` C, which overlap nothing, store their sums there themselves."""
+    whole = ["row == row0"] if row_tail else []
+    whole += ["column == column0" if overlaps else f"column_end - column == {nr}"] if column_tail else []
+    adds = f", {int(spec.accumulate) if isinstance(spec.accumulate, bool) else spec.accumulate}"
+    at = _terms((spec.c, 1), ("row0", row), ("column", 1))
+    return {"inside": " && ".join(whole), "at": at, "row": row, "adds": adds if spec.accumulate else ""}
 
 
 def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code:
@@ -70,15 +99,11 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     block_panels = panels if lines else min(panels, max(1, BLOCK_COLUMNS_BYTES // (depth * nr * types.size)))
     block_tiles = max(1, SUMS_BYTES // (mr * nr * types.size)) if blocked else 1
     row_blocks = ceil(row_tiles / block_tiles)
-    if blocked:  # enough for every thread to do
-        row_blocks = max(row_blocks, min(ceil(TASKS / panels), row_tiles))
     block_tiles = ceil(row_tiles / row_blocks)
-    row_blocks = ceil(row_tiles / block_tiles)
 
-    # Where one task alone uses a panel, it packs the block at hand, which then does not leave its core's caches. Lines
-    # along the columns are better packed whole, in the order in which they lie.
-    pack_own = blocked and row_blocks == 1 and side.b_column != 1 and side.b_k == 1 and side.b != spec.frozen
-    pack_own = pack_own and not spec.bf16
+    # Where one or two threads use a panel, each packs the block at hand, which then does not leave its core's caches.
+    pack_own = blocked and row_blocks == 1 and panels >= OWN and 1 in (side.b_column, side.b_k)
+    pack_own = pack_own and plan.pack_b and side.b != spec.frozen and not spec.bf16
     if pack_own:
         block_panels = panels
 
@@ -93,7 +118,14 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     b_packed = (side.columns if plan.dot else block_panels * nr) * depth if plan.pack_b and not pack_own else 0
     a_scratch, b_scratch = a_packed * (frozen != "packed_a"), b_packed * (frozen != "packed_b")
     shared = a_scratch + b_scratch
-    masked = not plan.pack_b and not plan.dot and side.columns % nr != 0
+    row_tail, column_tail = side.rows % mr != 0, side.columns % nr != 0
+    fetch_c = not (plan.dot or side.crossed) and side.rows * side.columns * types.size > L2_BYTES
+    # Columns that are not packed: the last panel overlaps its neighbour, or if it is the only one, loads are masked.
+    unpacked = not plan.pack_b and not plan.dot and column_tail
+    overlaps = plan.dot or (unpacked and not plan.run and side.columns > nr)
+    masked = unpacked and not overlaps
+    row_stride, column_stride = spec.c_strides if side.row_variable == "i" else spec.c_strides[::-1]
+    direct = not (blocked or plan.run or plan.dot or masked or side.crossed) and column_stride == 1 and _plain(spec)
     share = plan.nv // row_tiles * types.lanes if plan.run else 0  # of the next run, for each step of a tile
     what = f"a: {side.a}, b: {side.b}{', pairs of bfloat16' if spec.bf16 else ''}."
     micro = Micro(
@@ -102,6 +134,7 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         b_k=nr if plan.pack_b else side.b_k, out_row=nr, add=blocked or plan.run > 0, masked=masked,
         b_column=depth if lines else side.b_column, depth=depth, pairs=spec.bf16,
         fetched=tuple(range(0, share, types.lanes)), next_step=share,
+        direct=direct, adds=direct and spec.accumulate is not False,
     )  # fmt: skip
     sums = types.aligned(block_tiles * mr * nr) if blocked else 0
     chunks = chunks_of(side) if plan.run else 0
@@ -117,7 +150,8 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
     i_stride, j_stride = spec.c_strides
     apart = i_stride if along_rows(spec) else j_stride
     masked_store = side.crossed or plan.dot or side.columns % types.lanes != 0
-    column0 = "column0" if plan.dot else "column"  # of the tile's sums
+    column0 = "column0" if overlaps else "column"  # of the tile's sums
+    sums_end = overlaps and masked_store  # a vector of sums may reach over it
     arguments = ", m" if masked_store else ""
     kind = ("" if apart == 1 else "_strided") + ("_n" if masked_store else "")
     stride = "" if apart == 1 else f", {apart}"
@@ -134,8 +168,8 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "dot": plan.dot,
         "turned_at": f"{types.vec}_load_n(turned + ({side.column_variable} - {column0}) * {mr} + "
         f"({side.row_variable} - row0), m)",
-        "sum_at": f"{types.vec}_load{'_n' if plan.dot else ''}(%s + ({side.row_variable} - row0) * {nr} + "
-        f"({side.column_variable} - {column0}){', m' if plan.dot else ''})",
+        "sum_at": f"{types.vec}_load{'_n' if sums_end else ''}(%s + ({side.row_variable} - row0) * {nr} + "
+        f"({side.column_variable} - {column0}){', m' if sums_end else ''})",
         "a": side.a,
         "b": side.b,
         "k": depth,
@@ -149,7 +183,6 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "ahead": ceil(plan.block_k * nr * types.size / CACHE_LINE / block_tiles) if block_tiles >= FEW else 0,
         "line": CACHE_LINE // types.size,
         "row_tiles": row_tiles,
-        "row_blocks": row_blocks,
         "block_tiles": block_tiles,
         "panels": panels,
         "group": group,
@@ -157,8 +190,13 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "c": spec.c,
         "column_blocks": block_panels < panels and plan.pack_b,
         "block_panels": block_panels,
-        "row_tail": side.rows % mr != 0,
-        "column_tail": side.columns % nr != 0,
+        "row_tail": row_tail,
+        "column_tail": column_tail,
+        "overlaps": overlaps,
+        "ends": not direct or row_tail or column_tail or fetch_c,
+        "direct": _direct(spec, row_stride, nr, row_tail, column_tail, overlaps) if direct else None,
+        "sums_arguments": f", {nr}{', 0' if micro.adds else ''}" if direct
+        else ", (int)(column_end - column)" if masked else "",
         "pack_a": plan.pack_a,
         "pack_b": plan.pack_b and not pack_own,
         "run": plan.run,
@@ -168,14 +206,13 @@ def gemm_code(spec: GemmSpec, isa: Isa, dtype: str, *, prefer: str = "") -> Code
         "sums_at": a_scratch,
         "next_run": _terms((side.b, 1), (f"(p0 + {RUN})", side.b_k)),
         "pack_own": pack_own,
-        "own_from": _terms((side.b, 1), ("column", side.b_column), ("p0", 1)),
+        "own_from": _terms((side.b, 1), ("column", side.b_column), ("p0", side.b_k)),
+        "own_line": _terms((side.b, 1), ("column", side.b_column), ("(p0 + p)", side.b_k)),
         "own_at": sums,
-        "own_end": 2 * plan.block_k,
-        "next_own": _terms((side.b, 1), ("(column + l)", side.b_column), ("p", 1)),
-        "next_lines": ceil(nr / block_tiles),
+        "fetch": _next_block(plan, nr, types) if blocked and (pack_own or not plan.pack_b) else None,
         "frozen": frozen,
         "pack_rows": PACK_ROWS,
-        "fetch_c": not (plan.dot or side.crossed) and side.rows * side.columns * types.size > L2_BYTES,
+        "fetch_c": fetch_c,
         "pack_chunks": ceil(depth / PACK_ROWS),
         "packed_b_at": a_scratch,
         "a_row": side.a_row,

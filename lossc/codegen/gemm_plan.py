@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from lossc.codegen.contraction import (
+    CACHE_LINE,
     L2_BYTES,
     PAGE,
     PANEL_BYTES,
@@ -22,8 +23,8 @@ from lossc.codegen.contraction import (
 )
 
 PACK_CONTIGUOUS, PACK_STRIDED, CROSSED_STORE = 0.25, 0.6, 0.8  # cycles an element, measured on Ice Lake
-REUSE = 12  # panels for which packing rows that are friendly anyhow pays, where terms are blocked
-FAR_STEP = 0.5  # cycles an element of a large matrix that is read across its rows
+REUSE = 24  # panels for which packing rows that are friendly anyhow pays, where terms are blocked
+FAR_STEP = 0.5  # cycles an element of a large matrix that is read across its rows, or by too many rows at once
 FAR_LINE = 2.0  # cycles for a vector of a scalar product's operands where they do not stay in the L1 cache
 AGAIN = 3.0  # cycles for a vector that another row tile reads again, where rows may evict each other
 RUN = 32  # terms of a large matrix that are read for all its columns at a time
@@ -31,6 +32,9 @@ CHUNKS, CHUNK_TERMS = 16, 256  # of terms that have sums of their own: at most, 
 EVICTED = 3.0  # cycles to broadcast an element of rows that evict each other from the L1 cache
 LANES_SUM = 10  # cycles to add up the lanes of a vector
 FEW = 32  # rows or columns for which scalar products are considered
+IN_PLACE = 40  # tiles of rows, for which lines of b that lie along the columns are read where they are, unless crowded
+WHOLE_BYTES = 28 << 10  # of a panel, whose terms are not blocked: an L1 cache of 32 KB less some rows and sums
+BLOCK_BYTES = 16 << 10  # of a block: all tiles' sums pass through that cache beside it
 PACK_ROWS = 32  # of a panel are packed at a time by one thread
 
 
@@ -137,14 +141,17 @@ def _plan(side: Side, types: Types, mr: int, nv: int, frozen: str) -> Plan:
     """The product with this register tile: its blocks, what is packed, and the cycles this may take."""
     vectors = ceil(side.columns / types.lanes)
     lone = vectors <= nv and side.a != frozen and not side.bf16  # rows pass by once, in the order in which they lie
-    most = (L2_BYTES if lone else PANEL_BYTES) // (nv * types.lanes * types.size)
+    width = nv * types.lanes * types.size
     block_k = terms = side.terms
-    if terms > most:  # even blocks, of whole runs of packing
+    if terms * width > (L2_BYTES if lone else WHOLE_BYTES):  # even blocks, of whole runs of packing
+        most = (L2_BYTES if lone else BLOCK_BYTES) // width
         block_k = min(round_up(ceil(terms / ceil(terms / most)), PACK_ROWS), max(most // PACK_ROWS, 1) * PACK_ROWS)
     blocks = ceil(terms / block_k)
     row_tiles, panels = ceil(side.rows / mr), ceil(vectors / nv)
     elements_a, elements_b = side.rows * side.k, side.k * side.columns
-    pack_b = side.b_column != 1 or row_tiles > 4 or side.b == frozen or side.bf16
+    far_apart = crowded(block_k, side.b_k, types.size, ceil(width / CACHE_LINE))
+    near = row_tiles <= (4 if far_apart else IN_PLACE)
+    pack_b = side.b_column != 1 or not near or side.b == frozen or side.bf16
     far = side.a_row != 1 or side.a_k * types.size >= PAGE
     unfriendly = crowded(mr, side.a_row, types.size) if side.a_k == 1 else far
     pack_a = panels >= 4 and (unfriendly or (blocks > 1 and panels >= REUSE)) or side.a == frozen or side.bf16

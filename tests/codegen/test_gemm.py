@@ -115,6 +115,9 @@ def blocked_specs() -> list[GemmSpec]:
         GemmSpec("turned", "ip forward", "a", "b", "c", 64, 500, 800, (800, 1), (1, 800), (500, 1)),
         GemmSpec("weights", "ip weights", "a", "b", "c", 500, 800, 64, (1, 500), (800, 1), (800, 1), accumulate=True),
         GemmSpec("layer", "tasks with panels of their own", "a", "b", "c", 100, 523, 784, (784, 1), (1, 784), (523, 1)),
+        GemmSpec("data", "ip gradient of the data", "a", "b", "c", 100, 500, 1000, (1000, 1), (500, 1), (500, 1)),
+        GemmSpec("crowded", "rows of b a page apart", "a", "b", "c", 100, 1000, 300, (300, 1), (1024, 1), (1000, 1)),
+        GemmSpec("narrow", "columns fewer than a panel's", "a", "b", "c", 90, 27, 2000, (2000, 1), (27, 1), (27, 1)),
         GemmSpec("one_row", "a vector times a matrix", "a", "b", "c", 1, 1000, 700, (700, 1), (1000, 1), (1000, 1)),
         GemmSpec("one_image", "a matrix times a vector", "a", "b", "c", 1, 1000, 700, (700, 1), (1, 700), (1000, 1)),
     ]
@@ -198,6 +201,27 @@ def test_weights_are_packed_by_the_task_that_uses_them():
     code = gemm_code(blocked_specs()[5], AVX512, "f32")
     assert "each task packs its own" in code.text
     assert code.shared_scratch <= 100 * 784 and code.thread_scratch < 64 * 784
+
+
+def test_gradients_of_data_read_weights_where_they_lie():
+    """A layer's gradient of the data at batch 100: w[1000,500] is fetched ahead, and never copied."""
+    code = gemm_code(blocked_specs()[6], AVX512, "f32")
+    assert code.shared_scratch == 0 and "packed_b" not in code.text
+    assert "LOSSC_PREFETCH_L2(b + next_column" in code.text
+
+
+def test_weights_whose_rows_crowd_the_cache_are_packed_by_blocks():
+    """Rows a page apart fall on few sets of the L1 cache: threads copy the block at hand."""
+    code = gemm_code(blocked_specs()[7], AVX512, "f32")
+    assert "each task packs its own" in code.text and code.shared_scratch == 0
+
+
+def test_plain_tiles_are_stored_straight_from_registers():
+    """Gradients of weights: whole tiles take no detour, those at the border do; an epilogue asks for it always."""
+    spec = blocked_specs()[4]
+    assert "const ptrdiff_t out_row, const int adds" in gemm_code(spec, AVX512, "f32").text
+    fused = replace(spec, epilogue=bias_relu("f32", spec))
+    assert "out_row" not in gemm_code(fused, AVX512, "f32").text
 
 
 def test_lines_are_short_and_indented_by_four():
