@@ -144,9 +144,9 @@ def _target_at(shape: Window, lanes: int) -> str:
 
 
 def _absent(shape: Window, nr: int) -> str:
-    """C for whether channel `part` of a pair or output channel `r` of a panel's vector does not exist, or nothing where
-    all do."""
-    absent = [f"2 * ci + part >= {shape.ic}"] if shape.ic % 2 else []
+    """C for whether channel `part` of a pair, where there are pairs, or output channel `r` of a panel's vector does not
+    exist, or nothing where all do."""
+    absent = [f"2 * ci + part >= {shape.ic}"] if shape.bf16 and shape.ic % 2 else []
     return " || ".join([*absent, f"row0 + r >= {shape.oc}"] if shape.oc % nr else absent)
 
 
