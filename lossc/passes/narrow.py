@@ -42,8 +42,8 @@ class NarrowImages:
     """Where convolutions multiply numbers rounded to bfloat16: images in blocks of channels that only those and
     poolings use -> bfloat16, half the memory.
 
-    What is multiplied is the same, since rounding twice is rounding once and the largest number stays the largest;
-    means of poolings, and what epilogues add up, begin from rounded numbers.
+    What those convolutions multiply is the same, since rounding twice is rounding once and the largest number stays the
+    largest; depthwise convolutions, means of poolings, and what epilogues add up, begin from rounded numbers.
     """
 
     name: str = "narrow-images"
@@ -69,7 +69,7 @@ def _in_blocks(graph: Graph, root: str) -> bool:
 
 def _needed(graph: Graph, kernel: Kernel) -> Iterable[str]:
     """The memory owners that a kernel needs as reals."""
-    if isinstance(kernel, Conv) and kernel.direction == "forward" and kernel.pairs and not kernel.accumulate:
+    if isinstance(kernel, Conv) and kernel.direction == "forward" and not kernel.accumulate and _convolves(kernel):
         able: set[Ref | Access] = {kernel.x, kernel.y}
         able |= {a for a in accesses(kernel.epilogue) if _along_lanes(a)} if kernel.epilogue is not None else set()
     elif isinstance(kernel, Pool) and kernel.direction == "forward" and not kernel.accumulate:
@@ -78,6 +78,11 @@ def _needed(graph: Graph, kernel: Kernel) -> Iterable[str]:
         able = set()
     unable = [operand for operand in (*kernel.inputs(), *kernel.outputs()) if operand not in able]
     return {graph.root(operand.blob) for operand in unable}
+
+
+def _convolves(kernel: Conv) -> bool:
+    """Whether a convolution can have images of bfloat16: it rounds what it multiplies, or is depthwise in blocks."""
+    return kernel.pairs or kernel.depthwise
 
 
 def _along_lanes(a: Access) -> bool:
