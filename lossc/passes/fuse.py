@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lossc.ir import Access, Conv, Gemm, Graph, Map, Node, Pool, Ref, Store, make_map
+from lossc.ir import Access, Conv, Gemm, Graph, Kernel, Map, Node, Pool, Ref, Store, make_map
 from lossc.ir.expr import Acc, Expr, Gather, Iota, Load, Reduce, accesses, rewrite, walk
 from lossc.ir.kernels import epilogue_labels, is_copy
 from lossc.ir.sweep import is_one_sweep
@@ -40,13 +40,21 @@ class FuseMaps:
             fused = _fuse(graph, node)
             if fused is not None:
                 consumer, kernel, name = fused
-                graph.replace(consumer, kernel)
-                why = "nothing else reads its result, and its operands do not change in between"
-                graph.remark(self.name, node, f"{node.note or 'map'} fused into {_called(consumer)}", why)
-                graph.remove(node)
-                graph.remove_blob(name)
+                absorb(graph, self.name, node, consumer, kernel, name, _called(consumer))
                 changed = True
         return changed
+
+
+def absorb(
+    graph: Graph, by: str, node: Node, user: Node, kernel: Kernel, result: str, into: str, note: str | None = None
+) -> None:
+    """Puts the kernel, which does the node's work too, in its user's place: the node and its result are no more. ``by``
+    and ``into``: the pass and the user, as users read of them."""
+    graph.replace(user, kernel, note)
+    why = "nothing else reads its result, and its operands do not change in between"
+    graph.remark(by, node, f"{node.note or 'map'} fused into {into}", why)
+    graph.remove(node)
+    graph.remove_blob(result)
 
 
 def _fuse(graph: Graph, node: Node) -> tuple[Node, Map, str] | None:

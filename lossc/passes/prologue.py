@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from lossc.ir import Graph, Node, Pool, Ref
 from lossc.ir.expr import Acc, Expr, Load, accesses, rewrite
 from lossc.passes.analysis import coalesce, roots
-from lossc.passes.fuse import sole_use, value_in
+from lossc.passes.fuse import absorb, sole_use, value_in
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,8 @@ class FusePrologues:
             found = _fused(graph, node)
             if found is not None:
                 user, kernel, name = found
-                graph.replace(user, kernel, note=", ".join(x for x in (node.note, user.note) if x))
-                why = "nothing else reads its result, and its operands do not change in between"
-                graph.remark(self.name, node, f"{node.note or 'map'} fused into the pooling of {user.layer}", why)
-                graph.remove(node)
-                graph.remove_blob(name)
+                note = ", ".join(x for x in (node.note, user.note) if x)
+                absorb(graph, self.name, node, user, kernel, name, f"the pooling of {user.layer}", note)
                 changed = True
         return changed
 

@@ -140,3 +140,9 @@ class Library:
         call()
         for buffer, size in call.scratch:
             assert np.isnan(buffer[size:]).all(), f"{name} writes past its scratch"
+
+
+def assert_tidy(text: str) -> None:
+    """Short lines, with nothing behind them and no tabs."""
+    for line in text.splitlines():
+        assert len(line) <= 120 and line == line.rstrip() and "\t" not in line, repr(line)

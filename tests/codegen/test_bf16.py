@@ -14,7 +14,7 @@ import test_conv_algorithms
 import test_conv_blocks
 import test_frozen
 import test_gemm
-from contraction_harness import WARNINGS, Library, bf16, local_names
+from contraction_harness import WARNINGS, Library, assert_tidy, bf16, local_names
 from test_conv import conv
 
 from lossc.codegen.contraction import LOCALS
@@ -207,5 +207,4 @@ def test_the_c_is_tidy(isa):
     for contraction, name in named:
         text = contraction.code(isa, "f32", name).text
         assert text == contraction.code(isa, "f32", name).text and local_names(text) <= LOCALS
-        for line in text.splitlines():
-            assert len(line) <= 120 and line == line.rstrip() and "\t" not in line, line
+        assert_tidy(text)

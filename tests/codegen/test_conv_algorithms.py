@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from contraction_harness import SPEED, Library, local_names
+from contraction_harness import SPEED, Library, assert_tidy, local_names
 from test_conv import HERE, check, conv, random_spec, real_specs
 
 from lossc.codegen.contraction import LOCALS, types_of
@@ -88,8 +88,7 @@ def test_names_and_lines(isa, algorithm):
         text = code(algorithm, replace(spec, epilogue=None), isa, "f32").text
         assert local_names(text) <= LOCALS
         assert text == code(algorithm, replace(spec, epilogue=None), isa, "f32").text
-        for line in text.splitlines():
-            assert len(line) <= 120 and line == line.rstrip() and "\t" not in line, line
+        assert_tidy(text)
 
 
 def test_both_are_candidates():

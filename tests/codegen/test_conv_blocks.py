@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 import pytest
-from contraction_harness import SPEED, Library, local_names
+from contraction_harness import SPEED, Library, assert_tidy, local_names
 from test_conv import HERE, check, conv, epilogue, random_spec
 from test_frozen import operands, result
 
@@ -204,8 +204,7 @@ def test_names_and_lines(isa):
     for spec in [*random_specs("names", 30, "f32"), *known]:
         text = conv_code(replace(spec, epilogue=None), isa, "f32").text
         assert local_names(text) <= LOCALS
-        for line in text.splitlines():
-            assert len(line) <= 120 and line == line.rstrip() and "\t" not in line, line
+        assert_tidy(text)
 
 
 def test_what_nothing_computes_is_refused():

@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 import pytest
 import test_conv_halves
-from contraction_harness import Library, local_names
+from contraction_harness import Library, assert_tidy, local_names
 from test_conv import DIRECTIONS, HERE, check, conv, epilogue, random_spec
 from test_conv_blocks import each_isa, each_type, with_flag
 from test_frozen import operands, result
@@ -143,8 +143,7 @@ def test_generated_text(isa):
         text = conv_code(spec, isa, "f32").text
         assert text == conv_code(spec, isa, "f32").text
         assert local_names(conv_code(replace(spec, epilogue=None), isa, "f32").text) <= LOCALS
-        for line in text.splitlines():
-            assert len(line) <= 120 and line == line.rstrip() and "\t" not in line, line
+        assert_tidy(text)
 
 
 def test_zeros_between_the_elements_of_a_gradient_are_not_multiplied():

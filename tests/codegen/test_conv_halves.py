@@ -9,7 +9,7 @@ from math import prod
 
 import numpy as np
 import pytest
-from contraction_harness import GUARD, Library, bf16, floats, halves, local_names
+from contraction_harness import GUARD, Library, assert_tidy, bf16, floats, halves, local_names
 from test_bf16 import HERE, NATIVE
 from test_conv import epilogue, planes, random_spec
 from test_conv_blocks import in_blocks, layers
@@ -153,8 +153,7 @@ def test_names_and_lines(isa):
     for spec in [*random_specs("names", 12), *known()]:
         text = conv_code(replace(spec, epilogue=None), isa, "f32").text
         assert local_names(text) <= LOCALS
-        for line in text.splitlines():
-            assert len(line) <= 120 and line == line.rstrip() and "\t" not in line, line
+        assert_tidy(text)
 
 
 def test_what_cannot_be_is_refused():

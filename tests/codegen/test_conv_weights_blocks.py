@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import prod
 
 import pytest
-from contraction_harness import Library, local_names
+from contraction_harness import Library, assert_tidy, local_names
 from test_conv import HERE, check, conv, epilogue, random_spec
 from test_conv_blocks import SIDES, each_isa, each_type
 
@@ -116,8 +116,7 @@ def test_generated_text(isa):
         text = conv_code(spec, isa, "f32").text
         assert text == conv_code(spec, isa, "f32").text
         assert local_names(conv_code(replace(spec, epilogue=None), isa, "f32").text) <= LOCALS
-        for line in text.splitlines():
-            assert len(line) <= 120 and line == line.rstrip() and "\t" not in line, line
+        assert_tidy(text)
 
 
 def test_rows_that_lie_in_planes_are_fetched_in_turn():

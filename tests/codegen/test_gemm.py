@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contraction_harness import GUARD, REAL, SPEED, Library, bf16, local_names
+from contraction_harness import GUARD, REAL, SPEED, Library, assert_tidy, bf16, local_names
 
 from lossc.codegen.contraction import LOCALS, Epilogue
 from lossc.codegen.gemm import gemm_code
@@ -226,6 +226,4 @@ def test_plain_tiles_are_stored_straight_from_registers():
 
 def test_lines_are_short_and_indented_by_four():
     for spec in blocked_specs():
-        for line in gemm_code(spec, AVX512, "f32").text.splitlines():
-            assert len(line) <= 120 and line == line.rstrip(), line
-            assert "\t" not in line
+        assert_tidy(gemm_code(spec, AVX512, "f32").text)

@@ -15,7 +15,7 @@ from lossc.cli.main import main
 from lossc.errors import UsageError
 from lossc.frontend.net import read_net
 from lossc.frontend.solver import read_solver
-from lossc.pipeline import Request, compile_net
+from lossc.pipeline import Request, build_graph, compile_net
 from lossc.profile import tune as tune_module
 from lossc.targets import AVX512_BF16, host_target, rounding_targets
 
@@ -89,6 +89,18 @@ def test_which_layers_round(net):
         return {k["layer"] for k in kernels if "bf16" in k["algorithm"]}
 
     assert layers(True) == {"conv1", "mix", "conv2", "ip"} and layers(False) == {"conv1", "mix", "conv2"}
+
+
+def test_which_images_lie_in_memory_as_bfloat16(net):
+    """Those that only convolutions use, depthwise ones among them, and nobody keeps."""
+
+    def images(**options: object) -> set[str]:
+        graph, _ = build_graph(Request(read_net(net, phase="test"), **options))  # type: ignore[arg-type]
+        return {blob.label for blob in graph.blobs.values() if blob.dtype == "bf16"}
+
+    assert images(bf16=True) == {"conv1", "mix", "deep"}
+    assert images(bf16=True, keep=("deep",)) == {"conv1"}  # mix lies as what its convolution makes of it
+    assert not images() and not images(bf16=True, blocks=False) and not images(bf16=True, keep="all")
 
 
 def test_changes_of_frozen_parameters_are_noticed(net):
