@@ -48,9 +48,9 @@ class LRN(Layer):
         squares, mean, s = (b.temp(name, x.shape) for name in ("squares", "mean", "scale"))
         b.map((squares[labels], expr(x[labels]) * x[labels]), note="squares")
         geometry, (source, target) = self._windows(squares, mean)
-        b.pool("forward", "AVE", source, target, geometry, alpha=Scalar(p.alpha, "alpha"))
+        b.pool("forward", "AVE", source, target, geometry)
         k = 1.0 if p.norm_region == p.WITHIN_CHANNEL else p.k
-        scale = Scalar(k, "k") + expr(mean[labels])
+        scale = Scalar(k, "k") + expr(Scalar(p.alpha, "alpha")) * mean[labels]
         b.map((io.top[labels], expr(x[labels]) * self._power(scale)), (s[labels], scale))
         io.saved["scale"] = s
 
