@@ -296,6 +296,14 @@ def test_contradicting_shapes_are_refused():
             conv_code(wrong, AVX512, "f32")
 
 
+def check_text(spec: ConvSpec, isa) -> None:
+    """The same spec gives the same text, which is tidy; parameters cannot be shadowed."""
+    text = conv_code(spec, isa, "f32").text
+    assert text == conv_code(spec, isa, "f32").text
+    assert local_names(conv_code(replace(spec, epilogue=None), isa, "f32").text) <= LOCALS
+    assert_tidy(text)
+
+
 def test_lines_are_short():
     for spec in real_specs():
         assert_tidy(conv_code(spec, AVX512, "f32").text)

@@ -10,12 +10,11 @@ from math import prod
 import numpy as np
 import pytest
 import test_conv_halves
-from contraction_harness import Library, assert_tidy, local_names
-from test_conv import DIRECTIONS, HERE, check, conv, epilogue, random_spec
+from contraction_harness import Library
+from test_conv import DIRECTIONS, HERE, check, check_text, conv, epilogue, random_spec
 from test_conv_blocks import each_isa, each_type, with_flag
 from test_frozen import operands, result
 
-from lossc.codegen.contraction import LOCALS
 from lossc.codegen.conv import ConvSpec, conv_code
 from lossc.errors import InternalError
 from lossc.ir.blob import BLOCK
@@ -140,10 +139,7 @@ def test_no_warnings_without_openmp(compiler, tmp_path):
 def test_generated_text(isa):
     """The same spec gives the same text, in short lines; parameters cannot be shadowed."""
     for spec in [*layers(), *random_specs("text", 12, "f32")]:
-        text = conv_code(spec, isa, "f32").text
-        assert text == conv_code(spec, isa, "f32").text
-        assert local_names(conv_code(replace(spec, epilogue=None), isa, "f32").text) <= LOCALS
-        assert_tidy(text)
+        check_text(spec, isa)
 
 
 def test_zeros_between_the_elements_of_a_gradient_are_not_multiplied():

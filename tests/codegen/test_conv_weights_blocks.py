@@ -8,11 +8,10 @@ from dataclasses import replace
 from math import prod
 
 import pytest
-from contraction_harness import Library, assert_tidy, local_names
-from test_conv import HERE, check, conv, epilogue, random_spec
+from contraction_harness import Library
+from test_conv import HERE, check, check_text, conv, epilogue, random_spec
 from test_conv_blocks import SIDES, each_isa, each_type
 
-from lossc.codegen.contraction import LOCALS
 from lossc.codegen.conv import ConvSpec, conv_code
 from lossc.ir.blob import BLOCK
 from lossc.targets import AVX512, ISAS
@@ -113,10 +112,7 @@ def test_one_sided_sums_need_no_turning():
 def test_generated_text(isa):
     """The same spec gives the same text, in short lines; parameters cannot be shadowed."""
     for spec in [*layer_specs(), *random_specs("text", 12, "f32")]:
-        text = conv_code(spec, isa, "f32").text
-        assert text == conv_code(spec, isa, "f32").text
-        assert local_names(conv_code(replace(spec, epilogue=None), isa, "f32").text) <= LOCALS
-        assert_tidy(text)
+        check_text(spec, isa)
 
 
 def test_rows_that_lie_in_planes_are_fetched_in_turn():
